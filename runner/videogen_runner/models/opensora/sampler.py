@@ -1,4 +1,4 @@
-"""The rectified-flow sampler of Open-Sora v1.2: timesteps, masks and the Euler loop. No model, no random numbers, no I/O.
+"""The rectified-flow sampler of Open-Sora v1.2: timesteps, frame masks, Euler loop. No model, no randomness, no I/O.
 
 A flow runs from noise at t = 1000 to a clip at t = 0 along straight lines (Liu et al., 2023); the network predicts the
 velocity. Timesteps are moved towards noise for large and long videos (as in Esser et al., 2024, section 5.3.2).
@@ -19,10 +19,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from videogen_api.video import CHUNK_FRAMES, CHUNK_LATENTS, IMAGE_FPS
+
 NUM_TIMESTEPS = 1000
 BASE_PIXELS = 512 * 512
-FRAMES_PER_CHUNK, LATENTS_PER_CHUNK = 17, 5
-IMAGE_FPS = 120  # what the model was told about single images in training
 
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (z_BCTHW, t_B, x_mask_BT) -> pred_BKTHW
 Velocity = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (z_BCTHW, t_B, x_mask_BT) -> v_BCTHW
@@ -71,7 +71,7 @@ def transform_timesteps(t_IB: Tensor, info: ClipInfo) -> Tensor:
         for x in (info.height_B, info.width_B, info.num_frames_B)
     )
     space_B = (height_B * width_B / BASE_PIXELS).sqrt()
-    latents_B = torch.where(num_frames_B == 1, 1, num_frames_B // FRAMES_PER_CHUNK * LATENTS_PER_CHUNK)
+    latents_B = torch.where(num_frames_B == 1, 1, num_frames_B // CHUNK_FRAMES * CHUNK_LATENTS)
     ratio_B = space_B * latents_B.sqrt()
     u_IB = t_IB / NUM_TIMESTEPS
     return ratio_B * u_IB / (1 + (ratio_B - 1) * u_IB) * NUM_TIMESTEPS
@@ -110,9 +110,7 @@ def plan_steps(t_IB: Tensor, mask_BT: Tensor | None = None) -> list[Step]:
     for t_B, dt_B in zip(t_IB, dt_IB, strict=True):
         free_BT = mask_BT * NUM_TIMESTEPS >= t_B[:, None]
         joining_BT = free_BT & ~free_before_BT
-        steps.append(
-            Step(t_B, dt_B, None if free_BT.all() else free_BT, joining_BT if joining_BT.any() else None)
-        )
+        steps.append(Step(t_B, dt_B, None if free_BT.all() else free_BT, joining_BT if joining_BT.any() else None))
         free_before_BT = free_BT
     return steps
 

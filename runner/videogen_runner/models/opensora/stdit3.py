@@ -9,15 +9,15 @@ tables, the embeddings of the frame rate and of t = 0) is computed once by `STDi
 Sources: DiT (Peebles and Xie, 2023), PixArt-alpha (Chen et al., 2023) for the shared time modulation, RoPE (Su et al.,
 2021). Where the released weights expect a rounding or an order of operations, a comment says so.
 
-Shape suffixes: B samples, T latent frames, H W latent rows and columns, S = spatial tokens of one frame, N = T or S (the
-axis attended over), C latent channels, K predicted channels, D hidden, M = modulation parts, G heads, E = D / G,
-L text tokens, X caption channels, A sinusoid width, P values of a patch.
+Shape suffixes: B samples, T latent frames, H W latent rows and columns, S spatial tokens of one frame, N tokens of the
+axis attended over, C latent channels, K predicted channels, D hidden, M modulation parts, G heads, E = D / G, L text
+tokens, X caption channels, A sinusoid width, P values of a patch.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every PyTorch text uses
@@ -88,8 +88,7 @@ class Conditioning:
     t0_modulation_BMD: Tensor
     position_SD: Tensor
     rope: tuple[Tensor, Tensor]  # cos_TE, sin_TE
-    spatial_text: tuple[TextKeysValues, ...]  # one entry per block
-    temporal_text: tuple[TextKeysValues, ...]
+    text: tuple[TextKeysValues, ...]  # one entry per block, in the order they run
     text_mask_B11L: Tensor | None  # None: every sample has the same number of tokens, none of them padding
 
 
@@ -133,13 +132,11 @@ class ScalarEmbedder(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(SINUSOID_WIDTH, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
-        )
+        self.mlp = nn.Sequential(nn.Linear(SINUSOID_WIDTH, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
     def forward(self, t_B: Tensor) -> Tensor:
         # The number itself is rounded to the model's dtype: in bf16, t = 985.9 counts as 984.
-        dtype = self.mlp[0].weight.dtype
+        dtype = next(self.parameters()).dtype
         e_BD: Tensor = self.mlp(sinusoid(t_B.to(dtype)).to(dtype))
         return e_BD
 
@@ -184,7 +181,8 @@ class PatchEmbedder(nn.Module):
         _, patch_h, patch_w = self.patch_size
         height, width = z_BCTHW.shape[-2:]
         z_BCTHW = F.pad(z_BCTHW, (0, -width % patch_w, 0, -height % patch_h))
-        return rearrange(self.proj(z_BCTHW), "b d t h w -> b t (h w) d")
+        x_BDTHW: Tensor = self.proj(z_BCTHW)
+        return rearrange(x_BDTHW, "b d t h w -> b t (h w) d")
 
 
 class RotaryEmbedding(nn.Module):
@@ -206,7 +204,7 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Rotates the pairs (2i, 2i+1) of x [..., T, E]."""
     cos_TE, sin_TE = rope
     first, second = rearrange(x, "... (e pair) -> pair ... e", pair=2)
-    turned = rearrange([-second, first], "pair ... e -> ... (e pair)")
+    turned = torch.stack([-second, first], dim=-1).flatten(-2)
     return x * cos_TE + turned * sin_TE
 
 
@@ -232,7 +230,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean_square = x.float().square().mean(dim=-1, keepdim=True)
-        return self.weight * (x.float() * torch.rsqrt(mean_square + NORM_EPS)).to(x.dtype)
+        normed = (x.float() * torch.rsqrt(mean_square + NORM_EPS)).to(x.dtype)
+        return self.weight * normed
 
 
 class SelfAttention(nn.Module):
@@ -254,8 +253,8 @@ class SelfAttention(nn.Module):
         if rope is not None:
             q_BGNE, k_BGNE = rotate(q_BGNE, rope), rotate(k_BGNE, rope)
         x_BGNE = F.scaled_dot_product_attention(q_BGNE, k_BGNE, v_BGNE)
-        x_BND: Tensor = self.proj(rearrange(x_BGNE, "b g n e -> b n (g e)"))
-        return x_BND
+        y_BND: Tensor = self.proj(rearrange(x_BGNE, "b g n e -> b n (g e)"))
+        return y_BND
 
 
 class CrossAttention(nn.Module):
@@ -277,8 +276,8 @@ class CrossAttention(nn.Module):
     def forward(self, x_BTSD: Tensor, text: TextKeysValues, text_mask_B11L: Tensor | None) -> Tensor:
         q_BGNE = rearrange(self.q_linear(x_BTSD), "b t s (g e) -> b g (t s) e", g=self.num_heads)
         x_BGNE = F.scaled_dot_product_attention(q_BGNE, text.k_BGLE, text.v_BGLE, attn_mask=text_mask_B11L)
-        x_BTSD = self.proj(rearrange(x_BGNE, "b g (t s) e -> b t s (g e)", t=x_BTSD.shape[1]))
-        return x_BTSD
+        y_BTSD: Tensor = self.proj(rearrange(x_BGNE, "b g (t s) e -> b t s (g e)", t=x_BTSD.shape[1]))
+        return y_BTSD
 
 
 class STDiT3Block(nn.Module):
@@ -304,15 +303,16 @@ class STDiT3Block(nn.Module):
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts_BT1D
         x_BTSD = x_BTSD + gate_attn * self._attend(modulate(layer_norm(x_BTSD), shift_attn, scale_attn), rope)
         x_BTSD = x_BTSD + self.cross_attn(x_BTSD, text, text_mask_B11L)
-        return x_BTSD + gate_mlp * self.mlp(modulate(layer_norm(x_BTSD), shift_mlp, scale_mlp))
+        y_BTSD: Tensor = self.mlp(modulate(layer_norm(x_BTSD), shift_mlp, scale_mlp))
+        return x_BTSD + gate_mlp * y_BTSD
 
     def _attend(self, x_BTSD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         batch = x_BTSD.shape[0]
         if self.temporal:
-            y_BTSD = self.attn(rearrange(x_BTSD, "b t s d -> (b s) t d"), rope)
-            return rearrange(y_BTSD, "(b s) t d -> b t s d", b=batch)
-        y_BTSD = self.attn(rearrange(x_BTSD, "b t s d -> (b t) s d"), None)
-        return rearrange(y_BTSD, "(b t) s d -> b t s d", b=batch)
+            y_BND: Tensor = self.attn(rearrange(x_BTSD, "b t s d -> (b s) t d"), rope)
+            return rearrange(y_BND, "(b s) t d -> b t s d", b=batch)
+        y_BND = self.attn(rearrange(x_BTSD, "b t s d -> (b t) s d"), None)
+        return rearrange(y_BND, "(b t) s d -> b t s d", b=batch)
 
 
 class FinalLayer(nn.Module):
@@ -407,8 +407,7 @@ class STDiT3(nn.Module):
                 self.config.hidden_size, rows, columns, scale, round(math.sqrt(rows * columns)), dtype, device
             ),
             rope=self.rope(num_frames),
-            spatial_text=tuple(block.cross_attn.prepare(y_BLD) for block in self.spatial_blocks),
-            temporal_text=tuple(block.cross_attn.prepare(y_BLD) for block in self.temporal_blocks),
+            text=tuple(block.cross_attn.prepare(y_BLD) for block in self._blocks()),
             text_mask_B11L=text_mask_B11L,
         )
 
@@ -427,16 +426,19 @@ class STDiT3(nn.Module):
             modulation_BTMD = torch.where(x_mask_BT[:, :, None, None], modulation_BTMD, t0_B1MD)
 
         x_BTSD = self.x_embedder(z_BCTHW.to(self.dtype)) + conditioning.position_SD
-        blocks = zip(self.spatial_blocks, conditioning.spatial_text, self.temporal_blocks, conditioning.temporal_text)
-        for spatial, spatial_text, temporal, temporal_text in blocks:
-            mask_B11L, rope = conditioning.text_mask_B11L, conditioning.rope
-            x_BTSD = spatial(x_BTSD, modulation_BTMD, spatial_text, mask_B11L, rope)
-            x_BTSD = temporal(x_BTSD, modulation_BTMD, temporal_text, mask_B11L, rope)
-        x_BTSP = self.final_layer(x_BTSD, t_BD, conditioning.t0_BD, x_mask_BT)
+        for block, text in zip(self._blocks(), conditioning.text, strict=True):
+            x_BTSD = block(x_BTSD, modulation_BTMD, text, conditioning.text_mask_B11L, conditioning.rope)
+        x_BTSP: Tensor = self.final_layer(x_BTSD, t_BD, conditioning.t0_BD, x_mask_BT)
         return self._unpatchify(x_BTSP, height, width).float()
 
+    def _blocks(self) -> list[STDiT3Block]:
+        """Spatial 0, temporal 0, spatial 1, temporal 1 ..."""
+        pairs = zip(self.spatial_blocks, self.temporal_blocks, strict=True)
+        return [cast("STDiT3Block", block) for pair in pairs for block in pair]
+
     def _modulation(self, t_BD: Tensor) -> Tensor:
-        return rearrange(self.t_block(t_BD), "b (m d) -> b m d", m=6)
+        parts_BD: Tensor = self.t_block(t_BD)
+        return rearrange(parts_BD, "b (m d) -> b m d", m=6)
 
     def _unpatchify(self, x_BTSP: Tensor, height: int, width: int) -> Tensor:
         _, patch_h, patch_w = self.config.patch_size
