@@ -6,6 +6,7 @@ their own that sends once; whatever is not a clear answer is settled by reading 
 """
 
 import hashlib
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,7 @@ _CREDENTIAL_SOURCES = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PART_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
 _TRANSFER = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
@@ -86,6 +88,10 @@ class S3Store(Store):
         prefix = parts.path.strip("/")
         if not parts.netloc or parts.query or parts.fragment:
             raise ConfigInvalid(f"storage url {url!r} is not of the form s3://bucket/prefix")
+        if not _BUCKET.fullmatch(parts.netloc):
+            raise ConfigInvalid(
+                f"storage url {url!r}: {parts.netloc!r} is no bucket name (3 to 63 of a-z, 0-9, '.', '-')"
+            )
         check_prefix(prefix and f"{prefix}/")
         key_id, secret = env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SECRET_ACCESS_KEY")
         if not (key_id and secret) and not any(env.get(name) for name in _CREDENTIAL_SOURCES):

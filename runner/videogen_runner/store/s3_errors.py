@@ -11,7 +11,6 @@ from botocore.exceptions import (
     ClientError,
     CredentialRetrievalError,
     HTTPClientError,
-    IncompleteReadError,
     InvalidConfigError,
     NoCredentialsError,
     ParamValidationError,
@@ -28,7 +27,8 @@ from videogen_runner.store.base import ConditionsUnsupported, NotFound
 BotoError = ClientError | BotoCoreError
 
 _FORBIDDEN = {401, 403}
-_NOT_FOUND = 404
+# Other codes with status 404 are refusals: versitygw answers so to an access key that it does not know.
+_NOT_FOUND = {"NoSuchKey", "404"}
 _TRANSIENT_STATUS = {408, 425, 429}
 _TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "NoSuchUpload", "OperationAborted", "ConditionalRequestConflict"}
 _WRONG_REGION = {"AuthorizationHeaderMalformed", "PermanentRedirect", "301", "IllegalLocationConstraintException"}
@@ -53,11 +53,6 @@ class Request:
 def status_of(error: ClientError) -> int:
     """The HTTP status of the reply; 0 where it is not known."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def is_broken_read(error: BotoError) -> bool:
-    """Whether the reply had begun and then broke off, which botocore does not repeat by itself."""
-    return isinstance(error, HTTPClientError | IncompleteReadError)
 
 
 def is_unsettled(error: BotoError) -> bool:
@@ -85,7 +80,7 @@ def _translate_reply(error: ClientError, what: str) -> VideogenError:
         return StoreDenied(f"{what}: there is no such bucket; create it or correct spec.storage.url")
     if code in _TRANSIENT_CODES or status in _TRANSIENT_STATUS:
         return StoreUnavailable(f"{what}: {said}; the store is busy, run again later")
-    if status == _NOT_FOUND:
+    if code in _NOT_FOUND:
         return NotFound(f"{what}: no such object")
     if code in _WRONG_REGION:
         return ConfigInvalid(f"{what}: {said}; correct spec.storage.region")

@@ -2,7 +2,7 @@
 
 Embeddings are found by the digest of their text, so a reader cannot know the digest of the bytes beforehand; the file
 says it itself, in its metadata under `sha256`: the sha256 of the header without that entry (as compact JSON with sorted
-keys) followed by the tensor bytes. `verify` needs neither torch nor safetensors, so preflight can call it.
+keys) followed by the tensor bytes. `verify_tensors` needs neither torch nor safetensors: preflight can call it.
 
 File format: 8 bytes little-endian header length, JSON header, tensor bytes; https://github.com/huggingface/safetensors.
 """
@@ -22,36 +22,41 @@ _METADATA = "__metadata__"
 _LENGTH_BYTES = 8
 
 
-def put_tensors(
-    store: Store, key: str, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None
-) -> str:
-    """Writes CPU tensors of any shape and dtype, and text about them; returns the sha256 of the whole object, hex.
+def pack_tensors(tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The file for contiguous tensors of any shape and dtype, and text about them; equal arguments give equal bytes.
 
-    `metadata` may not hold `sha256`, which is added (ValueError). Equal arguments give equal bytes.
+    Raises ValueError where `metadata` holds `sha256`, which is computed.
     """
     from safetensors.torch import save
 
     metadata = dict(metadata or {})
     if DIGEST in metadata:
-        raise ValueError(f"metadata of {key} may not hold {DIGEST!r}: it is computed")
-    # The format needs the metadata before the bytes that the digest is of, so the file is laid out twice.
+        raise ValueError(f"metadata may not hold {DIGEST!r}: it is computed")
+    # The format wants the metadata before the bytes that the digest is of, so the file is laid out twice.
     unsigned = save(dict(tensors), metadata)
-    body = save(dict(tensors), metadata | {DIGEST: _digest(*_split(unsigned))})
+    return save(dict(tensors), metadata | {DIGEST: _digest(*_split(unsigned))})
+
+
+def put_tensors(
+    store: Store, key: str, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None
+) -> str:
+    """Writes `pack_tensors`; returns the sha256 of the whole object, hex."""
+    body = pack_tensors(tensors, metadata)
     store.put(key, body)
     return hashlib.sha256(body).hexdigest()
 
 
 def get_tensors(store: Store, key: str, sha256: str | None = None) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
     """Tensors on the CPU and the metadata without its digest; raises NotFound, and StoreCorrupt where the object is
-    not one that `put_tensors` wrote, was damaged since, or (with `sha256`, hex) is another one."""
+    not one that `pack_tensors` made, was damaged since, or (with `sha256`, hex) is another one."""
     from safetensors.torch import load
 
     body = store.get(key, sha256).body
-    metadata = verify(body, store.url(key))
+    metadata = verify_tensors(body, store.url(key))
     return load(body), metadata
 
 
-def verify(body: bytes, where: str) -> dict[str, str]:
+def verify_tensors(body: bytes, where: str) -> dict[str, str]:
     """The metadata without its digest; raises StoreCorrupt, naming `where` and both digests, if the two disagree."""
     try:
         header, data = _split(body)
