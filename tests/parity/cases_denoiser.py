@@ -11,11 +11,20 @@ from cases_vae import build_vae
 from harness import Case, Check, Measurement, count_wrong_rows, count_wrong_values, dtype_of
 from torch import Tensor, nn
 
+from videogen_api.prompts import parse_mask_strategy
+from videogen_runner.models.opensora.conditioning import apply_mask_strategy
 from videogen_runner.models.opensora.sampler import ClipInfo, Denoiser, Noise, denoise, guide, plan_steps, timesteps
 from videogen_runner.models.opensora.stdit3 import STDiT3, STDiT3Config, position_table, rotate, sinusoid
 
 STDIT3_BOUND = {torch.float32: 5e-6, torch.bfloat16: 3e-2}
 EMBEDDING_BOUND = {"float32": 1e-6, "bfloat16": 1e-2}
+# What the reference's scheduler takes where its configuration says nothing.
+RFLOW_DEFAULTS = {
+    "num_sampling_steps": 10,
+    "cfg_scale": 4.0,
+    "use_timestep_transform": False,
+    "use_discrete_timesteps": False,
+}
 RFLOW_FAKE_BOUND = 5e-6
 RFLOW_STDIT3_BOUND = 2e-5
 
@@ -142,7 +151,7 @@ def fake_denoiser(y_BLX: Tensor, *, has_mask: bool) -> Denoiser:
 
 
 def stdit3_denoiser(case: Case, inputs: Mapping[str, Tensor], y_B1LX: Tensor, info: ClipInfo) -> Denoiser:
-    model = load_stdit3(case)
+    model = load_stdit3(case, dtype=info.height_B.dtype)
     conditioning = model.prepare(
         kept_tokens(y_B1LX, inputs.get("text_mask")),
         tile(info.fps_B, len(y_B1LX)),
@@ -177,13 +186,13 @@ class Recorder:
 @torch.no_grad()
 def check_rflow(case: Case) -> list[Measurement]:
     config, inputs = case.config, case.inputs()
-    info = build_info(inputs, torch.float32)
-    scheduler = config["scheduler"]
+    info = build_info(inputs, dtype_of(config.get("dtype", "float32")))
+    scheduler = RFLOW_DEFAULTS | config["scheduler"]
     t_IB = timesteps(
         scheduler["num_sampling_steps"],
         info,
-        transform=scheduler.get("use_timestep_transform", False),
-        discrete=scheduler.get("use_discrete_timesteps", False),
+        transform=scheduler["use_timestep_transform"],
+        discrete=scheduler["use_discrete_timesteps"],
     )
     guidance = scheduler["cfg_scale"] if config.get("guidance_scale") is None else config["guidance_scale"]
 
@@ -204,12 +213,28 @@ def check_rflow(case: Case) -> list[Measurement]:
         "result": z_IBCTHW[-1],
     }
     counted = {"timesteps": t_IB, "x_mask": torch.stack(recorder.x_masks)}
-    return [
+    return check_references(config, inputs) + [
         case.measure(name, measured[name], expected, bound)
         if name in measured
         else Measurement(name, count_wrong_values(counted[name], expected), 0.0)
         for name, expected in case.outputs().items()
     ]
+
+
+def check_references(config: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> list[Measurement]:
+    """Start noise and mask of a case with references, made from its raw noise."""
+    if "z_raw" not in inputs:
+        return []
+    wrong_z = wrong_mask = 0.0
+    for sample, strategies in enumerate(config["mask_strategy"]):
+        names = [name for name in inputs if name.startswith(f"ref_{sample}_")]
+        references = [inputs[name] for name in sorted(names, key=lambda name: int(name.rsplit("_", 1)[1]))]
+        z_CTHW, mask_T = apply_mask_strategy(
+            inputs["z_raw"][sample], references, parse_mask_strategy(strategies), config["loop_i"], config["align"]
+        )
+        wrong_z += count_wrong_values(z_CTHW, inputs["z"][sample])
+        wrong_mask += count_wrong_values(mask_T, inputs["mask"][sample])
+    return [Measurement("z", wrong_z, 0.0), Measurement("mask", wrong_mask, 0.0)]
 
 
 def step_noise(inputs: Mapping[str, Tensor]) -> Noise:
