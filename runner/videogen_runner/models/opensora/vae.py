@@ -11,12 +11,13 @@ moments (mean and log-variance). Videos are x_BCTHW, about [-1, 1] and not clamp
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from videogen_api.architecture import VaeShape
 from videogen_runner.models.opensora.vae_spatial import SpatialAutoencoder, SpatialVaeConfig
 from videogen_runner.models.opensora.vae_temporal import TemporalAutoencoder, TemporalVaeConfig
 
@@ -46,6 +47,28 @@ class VaeConfig:
     shift: tuple[float, ...] = (-0.10, 0.34, 0.27, 0.98)
     scale: tuple[float, ...] = (3.85, 2.32, 2.33, 3.06)
     micro_frame_size: int | None = 17  # frames per temporal chunk; None: the whole clip is one chunk
+
+    @classmethod
+    def from_shape(cls, shape: VaeShape) -> Self:
+        """The v1.2 factory values around networks of the given sizes."""
+        return cls(
+            spatial=SpatialVaeConfig(
+                block_channels=shape.spatial.block_out_channels,
+                layers_per_block=shape.spatial.layers_per_block,
+                num_groups=shape.spatial.norm_num_groups,
+                latent_channels=shape.spatial.latent_channels,
+            ),
+            temporal=TemporalVaeConfig(
+                in_channels=shape.spatial.latent_channels,
+                latent_channels=shape.temporal.latent_channels,
+                embed_channels=shape.temporal.latent_channels,
+                filters=shape.temporal.filters,
+                channel_multipliers=shape.temporal.channel_multipliers,
+                halves_time=shape.temporal.temporal_downsample,
+                num_res_blocks=shape.temporal.num_res_blocks,
+                num_groups=shape.temporal.num_groups,
+            ),
+        )
 
 
 def sample_posterior(moments_BM: Tensor, noise_BC: Tensor) -> Tensor:

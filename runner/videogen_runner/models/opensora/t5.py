@@ -1,0 +1,149 @@
+"""The text encoder: T5 v1.1 (encoder half), as transformers implements it, on one prompt at its own length.
+
+This is the only module that imports transformers, and only inside functions: denoiser processes never pay for it.
+The reference pads every prompt to 300 tokens and masks the padding away; without padding the real tokens are the same
+within rounding, for a fraction of the work.
+
+Shape suffixes: L tokens, C caption channels, B = 1.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videogen_api.architecture import MAX_TOKENS, TextEncoderShape
+from videogen_api.errors import WeightsInvalid, WeightsMissing
+
+# The file and the module name the same tensor differently.
+_EMBEDDING, _EMBEDDING_ALIAS = "shared.weight", "encoder.embed_tokens.weight"
+_FP32_IN_FP16 = ".DenseReluDense.wo.weight"
+
+PAD_ID, END_ID = 0, 1
+
+
+@dataclass(frozen=True)
+class TextEmbedding:
+    """What the denoiser needs of one prompt: y_LC in fp32 on the host, real tokens only."""
+
+    y_LC: Tensor
+    num_dropped: int  # tokens of the prompt beyond the limit
+
+    @property
+    def warning(self) -> str | None:
+        """One sentence for a person if the prompt was cut, else None."""
+        if not self.num_dropped:
+            return None
+        kept = len(self.y_LC)
+        return f"the prompt has {kept + self.num_dropped} tokens; the first {kept - 1} and the end mark were kept"
+
+
+class TextEncoder:
+    """Tokenizes and encodes prompts that are cleaned already, one at a time."""
+
+    def __init__(self, model: nn.Module, tokenize: Callable[[str], list[int]], max_tokens: int = MAX_TOKENS) -> None:
+        """`tokenize` gives all ids of a text, the end mark last, without padding."""
+        self.model = model.eval()
+        self.tokenize = tokenize
+        self.max_tokens = max_tokens
+
+    def kept_ids(self, text: str) -> tuple[list[int], int]:
+        """Token ids of a text, and how many were dropped: beyond the limit, its first ones and the end mark are kept."""
+        ids = self.tokenize(text)
+        kept = ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
+        return kept, len(ids) - len(kept)
+
+    def encode(self, text: str) -> TextEmbedding:
+        """Encode one prompt; the result says if and how it was cut."""
+        kept, num_dropped = self.kept_ids(text)
+        return TextEmbedding(encode_ids(self.model, kept), num_dropped)
+
+
+@torch.no_grad()
+def encode_ids(model: nn.Module, ids: list[int]) -> Tensor:
+    """Token ids -> y_LC, fp32 on the host."""
+    ids_BL = torch.tensor([ids], device=next(model.parameters()).device)
+    y_LC: Tensor = model(input_ids=ids_BL).last_hidden_state[0]
+    return y_LC.float().cpu()
+
+
+def t5_config(shape: TextEncoderShape) -> dict[str, Any]:
+    """The config.json of a T5 v1.1 encoder of these sizes, with the keys that the public checkpoints have."""
+    return {
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        "d_ff": shape.d_ff,
+        "d_kv": shape.d_kv,
+        "d_model": shape.d_model,
+        "dropout_rate": 0.1,
+        "eos_token_id": END_ID,
+        "feed_forward_proj": "gated-gelu",
+        "is_encoder_decoder": False,
+        "layer_norm_epsilon": 1e-6,
+        "num_heads": shape.num_heads,
+        "num_layers": shape.num_layers,
+        "pad_token_id": PAD_ID,
+        "relative_attention_max_distance": 128,
+        "relative_attention_num_buckets": shape.num_buckets,
+        "tie_word_embeddings": False,
+        "use_cache": False,
+        "vocab_size": shape.vocab_size,
+    }
+
+
+def load_t5(
+    config: Mapping[str, Any],
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """Build the encoder and fill it from a stream of named tensors, each cast and placed as it comes.
+
+    In fp16 the last projection of every block stays in fp32: its products overflow. Decoder tensors are passed over.
+
+    Raises WeightsMissing for a tensor that never comes, WeightsInvalid for one of another shape or of no known name.
+    """
+    model = _build_on_meta(config)
+    parameters = dict(model.named_parameters())
+    missing = set(parameters)
+    for name, tensor in tensors:
+        key = _EMBEDDING if name == _EMBEDDING_ALIAS else name
+        if name.startswith(("decoder.", "lm_head.")):
+            continue
+        if key not in parameters:
+            raise WeightsInvalid(f"tensor {name} of the text encoder is unknown; the weights are of another model")
+        if tensor.shape != parameters[key].shape:
+            raise WeightsInvalid(
+                f"tensor {name} of the text encoder has shape {list(tensor.shape)}; its config.json asks for "
+                f"{list(parameters[key].shape)}"
+            )
+        _set_parameter(model, key, tensor.to(device, dtype_in_memory(key, dtype)))
+        missing.discard(key)
+    if missing:
+        raise WeightsMissing(
+            f"{len(missing)} tensors of the text encoder are missing, {min(missing)} among them; copy the checkpoint again"
+        )
+    return model.eval()
+
+
+def dtype_in_memory(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype that a parameter is kept in when the encoder runs in `dtype`."""
+    return torch.float32 if dtype == torch.float16 and name.endswith(_FP32_IN_FP16) else dtype
+
+
+def _build_on_meta(config: Mapping[str, Any]) -> nn.Module:
+    from transformers import T5Config, T5EncoderModel
+
+    with torch.device("meta"):
+        model: nn.Module = T5EncoderModel(T5Config(**config))
+    return model
+
+
+def _set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
+    parameter = nn.Parameter(tensor, requires_grad=False)
+    for path in (_EMBEDDING, _EMBEDDING_ALIAS) if name == _EMBEDDING else (name,):
+        module_path, _, attribute = path.rpartition(".")
+        setattr(model.get_submodule(module_path), attribute, parameter)
