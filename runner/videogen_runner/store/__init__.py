@@ -37,9 +37,11 @@ def open_store(url: str, env: Mapping[str, str], *, endpoint: str | None = None,
     """
     parts = urlsplit(url)
     if parts.scheme == "s3":
-        from videogen_runner.store.s3 import S3Store
+        from videogen_runner.store.s3 import S3Store, parse_url
+        from videogen_runner.store.s3_clients import Limits, connect
 
-        return S3Store.from_url(url, env, endpoint=endpoint, region=region)
+        bucket, prefix = parse_url(url)
+        return S3Store(connect(env, endpoint, region, Limits()), bucket, prefix)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost"):
             raise ConfigInvalid(f"storage url {url!r} names a host: write file:///absolute/path")

@@ -78,19 +78,18 @@ class DirectoryStore(Store):
                 partial.unlink(missing_ok=True)
 
     def put(self, key: str, body: bytes) -> None:
-        with self._errors("write", key), self._staged(body) as staged:
-            self._replace(key, staged)
+        self._put(self._path(key), body)
 
     def put_file(self, key: str, path: Path) -> None:
-        with self._errors("write", key), self._staged(path) as staged:
-            self._replace(key, staged)
+        self._put(self._path(key), path)
 
     def copy(self, source: str, target: str) -> None:
-        self._read(source, lambda stored: self.put_file(target, stored))
+        path = self._path(target)
+        self._read(source, lambda stored: self._put(path, stored))
 
     def create(self, key: str, body: bytes) -> str | None:
+        target = self._path(key)
         with self._errors("write", key), self._staged(body) as staged:
-            target = self._path(key)
             if _versions(target) or not _link(staged, target):
                 return None
         return _etag(0, hashlib.sha256(body).hexdigest())
@@ -154,14 +153,14 @@ class DirectoryStore(Store):
                 if not _version_path(self._path(key), number + 1).exists():
                     return number, result
 
-    def _replace(self, key: str, staged: Path) -> None:
-        target = self._path(key)
-        while versions := _versions(target):
-            if _link(staged, _version_path(target, max(versions) + 1)):
-                return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged.replace(target)
-        _sync_folder(target.parent)
+    def _put(self, target: Path, content: bytes | Path) -> None:
+        with file_errors("write", str(target)), self._staged(content) as staged:
+            while versions := _versions(target):
+                if _link(staged, _version_path(target, max(versions) + 1)):
+                    return
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staged.replace(target)
+            _sync_folder(target.parent)
 
     def _keys(self, folder: Path) -> set[str]:
         keys: set[str] = set()

@@ -1,4 +1,5 @@
-"""An S3-compatible service as an object store, through boto3; `s3_errors` says what its errors mean here.
+"""An S3-compatible service as an object store, through boto3; `s3_errors` says what its errors mean
+here, `s3_clients` how it is reached.
 
 Unconditional requests are repeated by botocore (bounded, with back-off). Conditional PUTs must not be: a repeated
 request whose first copy came through is answered 412 although the stored body is ours. They go through a client of
@@ -9,37 +10,27 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
-import boto3
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
-from videogen_api.errors import ConfigInvalid, StoreDenied, StoreUnavailable
+from videogen_api.errors import ConfigInvalid, StoreUnavailable
 from videogen_runner.store.base import Entry, NotFound, Object, Store, check_digest, check_key, check_prefix, is_key
 from videogen_runner.store.files import file_errors
+from videogen_runner.store.s3_clients import Clients
 from videogen_runner.store.s3_errors import Request, is_unsettled, status_of, translate
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 T = TypeVar("T")
 
-# Names under which AWS's own SDKs find credentials that are not written in the environment itself.
-_CREDENTIAL_SOURCES = (
-    "AWS_PROFILE",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PART_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
@@ -54,59 +45,15 @@ class _At(TypedDict):
     Key: str
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How long one request may take, and how often an unconditional one is sent before StoreUnavailable."""
-
-    connect_seconds: float = 5.0
-    read_seconds: float = 60.0
-    attempts: int = 5
-
-
 class S3Store(Store):
     """Objects of one bucket under one prefix; the prefix is empty or ends with a slash."""
 
-    def __init__(self, session: boto3.Session, bucket: str, prefix: str, endpoint: str | None, limits: Limits) -> None:
+    def __init__(self, clients: Clients, bucket: str, prefix: str) -> None:
+        self._client = clients.repeating
+        self._once = clients.once
+        self._attempts = clients.attempts
         self._bucket = bucket
         self._prefix = prefix
-        self._attempts = limits.attempts
-        self._client = _build_client(session, endpoint, limits, limits.attempts)
-        self._once = _build_client(session, endpoint, limits, 1)
-
-    @classmethod
-    def from_url(
-        cls,
-        url: str,
-        env: Mapping[str, str],
-        *,
-        endpoint: str | None = None,
-        region: str | None = None,
-        limits: Limits = Limits(),
-    ) -> "S3Store":
-        """As `open_store`; keys in `env` win over the sources that boto3 reads from the process's own environment."""
-        parts = urlsplit(url)
-        prefix = parts.path.strip("/")
-        if not parts.netloc or parts.query or parts.fragment:
-            raise ConfigInvalid(f"storage url {url!r} is not of the form s3://bucket/prefix")
-        if not _BUCKET.fullmatch(parts.netloc):
-            raise ConfigInvalid(
-                f"storage url {url!r}: {parts.netloc!r} is no bucket name (3 to 63 of a-z, 0-9, '.', '-')"
-            )
-        check_prefix(prefix and f"{prefix}/")
-        key_id, secret = env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SECRET_ACCESS_KEY")
-        if not (key_id and secret) and not any(env.get(name) for name in _CREDENTIAL_SOURCES):
-            raise StoreDenied(
-                f"no credentials for bucket {parts.netloc}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
-                "(in a cluster: spec.storage.credentialsSecret)"
-            )
-        session = boto3.Session(
-            aws_access_key_id=key_id or None,
-            aws_secret_access_key=secret or None,
-            aws_session_token=env.get("AWS_SESSION_TOKEN") or None,
-            region_name=region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1",
-        )
-        endpoint = endpoint or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or None
-        return cls(session, parts.netloc, prefix and f"{prefix}/", endpoint, limits)
 
     def url(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{key}"
@@ -172,7 +119,8 @@ class S3Store(Store):
         start = self._prefix + check_prefix(prefix)
         with self._errors("ListObjectsV2", prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=start)
-            found = [Entry(item["Key"].removeprefix(self._prefix), item["Size"]) for item in pages.search("Contents[]")]
+            items = [item for page in pages for item in page.get("Contents", [])]
+        found = [Entry(item["Key"].removeprefix(self._prefix), item["Size"]) for item in items]
         yield from sorted((entry for entry in found if is_key(entry.key)), key=lambda entry: entry.key)
 
     def head(self, key: str) -> Entry:
@@ -241,18 +189,12 @@ class S3Store(Store):
             raise translate(error, self._request(action, key)) from error
 
 
-def _build_client(session: boto3.Session, endpoint: str | None, limits: Limits, attempts: int) -> "S3Client":
-    config = Config(
-        connect_timeout=limits.connect_seconds,
-        read_timeout=limits.read_seconds,
-        retries={"mode": "standard", "total_max_attempts": attempts},
-        max_pool_connections=32,
-        # Services behind an endpoint of their own seldom have a name per bucket, or AWS's trailing checksums.
-        s3={"addressing_style": "path" if endpoint else "auto"},
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    try:
-        return session.client("s3", endpoint_url=endpoint, config=config)
-    except ValueError as error:
-        raise ConfigInvalid(f"storage endpoint {endpoint!r} is not a url such as http://minio.storage:9000") from error
+def parse_url(url: str) -> tuple[str, str]:
+    """Bucket and prefix of s3://bucket/prefix, as `S3Store` takes them; raises ConfigInvalid for another form."""
+    parts = urlsplit(url)
+    prefix = parts.path.strip("/")
+    if not parts.netloc or parts.query or parts.fragment:
+        raise ConfigInvalid(f"storage url {url!r} is not of the form s3://bucket/prefix")
+    if not _BUCKET.fullmatch(parts.netloc):
+        raise ConfigInvalid(f"storage url {url!r}: {parts.netloc!r} is no bucket name (3 to 63 of a-z, 0-9, '.', '-')")
+    return parts.netloc, check_prefix(prefix and f"{prefix}/")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DIGEST = "sha256"
 _METADATA = "__metadata__"
 _LENGTH_BYTES = 8
+_ALIGNMENT = 8
 
 
 def pack_tensors(tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -32,9 +33,13 @@ def pack_tensors(tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, s
     metadata = dict(metadata or {})
     if DIGEST in metadata:
         raise ValueError(f"metadata may not hold {DIGEST!r}: it is computed")
-    # The format wants the metadata before the bytes that the digest is of, so the file is laid out twice.
-    unsigned = save(dict(tensors), metadata)
-    return save(dict(tensors), metadata | {DIGEST: _digest(*_split(unsigned))})
+    # safetensors writes metadata in an order that differs from call to call (seen with 0.8.0); this header is ours.
+    header, data = _split(save(dict(tensors)))
+    header[_METADATA] = metadata
+    header[_METADATA] = metadata | {DIGEST: _digest(header, data)}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + data
 
 
 def put_tensors(
