@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from videogen_api.prompts import parse_mask_strategy
 from videogen_runner.models.opensora.conditioning import apply_mask_strategy
 from videogen_runner.models.opensora.sampler import ClipInfo, Denoiser, Noise, denoise, guide, plan_steps, timesteps
-from videogen_runner.models.opensora.stdit3 import STDiT3, STDiT3Config, position_table, rotate, sinusoid
+from videogen_runner.models.opensora.stdit3 import (
+    STDiT3,
+    STDiT3Config,
+    position_table,
+    rotate,
+    sinusoid,
+    sinusoid_frequencies,
+)
 
 STDIT3_BOUND = {torch.float32: 5e-6, torch.bfloat16: 3e-2}
 EMBEDDING_BOUND = {"float32": 1e-6, "bfloat16": 1e-2}
@@ -100,19 +107,20 @@ def record_calls(model: STDiT3) -> dict[str, list[Tensor]]:
 @torch.no_grad()
 def check_embeddings(case: Case) -> list[Measurement]:
     inputs, outputs = case.inputs(), case.outputs()
-    results = {"sinusoid": sinusoid(inputs["t"])}
+    frequencies_A = sinusoid_frequencies()
+    results = {"sinusoid": sinusoid(inputs["t"], frequencies_A)}
     for name in EMBEDDING_BOUND:
         dtype = dtype_of(name)
         model = load_stdit3(case, dtype=dtype)
-        q_BGTE = inputs["q"].to(dtype)
-        rope = model.rope(q_BGTE.shape[2])
-        results[f"t_embed_{name}"] = model.t_embedder(inputs["t"])
-        results[f"fps_embed_{name}"] = model.fps_embedder(inputs["t"])
-        results[f"rope_{name}"] = rotate(q_BGTE, rope)
-        results[f"q_norm_rope_{name}"] = rotate(model.temporal_blocks[0].attn.q_norm(q_BGTE), rope)
+        q_BTGE = inputs["q"].to(dtype).transpose(1, 2)
+        rope = model.rope(q_BTGE.shape[1])
+        results[f"t_embed_{name}"] = model.t_embedder(inputs["t"], frequencies_A)
+        results[f"fps_embed_{name}"] = model.fps_embedder(inputs["t"], frequencies_A)
+        results[f"rope_{name}"] = rotate(q_BTGE, rope).transpose(1, 2)
+        results[f"q_norm_rope_{name}"] = rotate(model.temporal_blocks[0].attn.q_norm(q_BTGE), rope).transpose(1, 2)
         for i, grid in enumerate(case.config["pos_cases"]):
             table_SD = position_table(
-                model.config.hidden_size, grid["h"], grid["w"], grid["scale"], grid["base_size"], dtype, model.device
+                model.config.hidden_size, grid["h"], grid["w"], grid["scale"], grid["base_size"], dtype
             )
             results[f"pos_{i}_{name}"] = table_SD[None]
     return [

@@ -159,8 +159,8 @@ def make_clip(generator: ClipGenerator, prompt: Prompt) -> ClipResult:
     )
 
 
-def make_clips(case: Case) -> tuple[list[list[Prompt]], list[list[ClipResult]]]:
-    """Runs the whole script; returns prompts and results by batch."""
+def make_clips(case: Case) -> tuple[list[list[Prompt]], list[list[ClipResult]], int]:
+    """Runs the whole script; returns prompts and results by batch, and how many recorded draws were never used."""
     config, dtype = case.config, dtype_of(case.config["dtype"])
     denoiser = load_stdit3(case, "stdit3_params_file", dtype)
     vae = build_vae(config, case.params("vae_params_file")).to(dtype)
@@ -199,7 +199,7 @@ def make_clips(case: Case) -> tuple[list[list[Prompt]], list[list[ClipResult]]]:
                 for prompt, row in zip(batch, rows, strict=True)
             ]
         )
-    return batches, results
+    return batches, results, len(list(draws))
 
 
 def encoded_videos(batch: list[ClipResult]) -> Iterator[Tensor]:
@@ -213,12 +213,13 @@ def encoded_videos(batch: list[ClipResult]) -> Iterator[Tensor]:
 def check_end_to_end(case: Case) -> list[Measurement]:
     config, inputs, expected = case.config, case.inputs(), case.outputs()
     dtype, num_loops = dtype_of(config["dtype"]), config["loop"]
-    batches, results = make_clips(case)
+    batches, results, unused_draws = make_clips(case)
 
     names = ("latents", "clip", "uint8_max", "uint8_mean")
     bound = {name: case.bound(name, BOUNDS[dtype][name]) for name in names}
     measurements = [
         Measurement("prompts", count_wrong_prompts(config["processed_prompts"], batches, num_loops), 0.0),
+        Measurement("unused draws", float(unused_draws), 0.0),
         *check_timesteps(config, inputs, expected, dtype),
     ]
     loops = [(batch, loop) for batch in results for loop in range(num_loops)]

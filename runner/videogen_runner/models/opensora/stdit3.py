@@ -86,8 +86,9 @@ class Conditioning:
     fps_BD: Tensor
     t0_BD: Tensor  # time + frame rate embedding of t = 0, what a frozen frame is modulated by
     t0_modulation_BMD: Tensor
+    frequencies_A: Tensor  # of the timestep's sinusoids
     position_SD: Tensor
-    rope: tuple[Tensor, Tensor]  # cos_TE, sin_TE
+    rope: tuple[Tensor, Tensor]  # cos_T1E, sin_T1E
     text: tuple[TextKeysValues, ...]  # one entry per block, in the order they run
     text_mask_B11L: Tensor | None  # None: every sample has the same number of tokens, none of them padding
 
@@ -97,28 +98,36 @@ class Conditioning:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def sinusoid(t_B: Tensor) -> Tensor:
-    """[cos | sin] of t times 128 frequencies from 1 down to 1/10000, in fp32. Returns e_BA."""
+# Tables of frequencies are made on the host: devices disagree in the last bit of exp and pow, which large arguments
+# magnify beyond fp32's precision.
+
+
+def sinusoid_frequencies() -> Tensor:
+    """128 frequencies from 1 down to 1/10000, fp32 on the host."""
     half = SINUSOID_WIDTH // 2
-    frequencies_A = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=t_B.device) / half)
+    return torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device="cpu") / half)
+
+
+def sinusoid(t_B: Tensor, frequencies_A: Tensor) -> Tensor:
+    """[cos | sin] of t times each frequency, in fp32."""
     angles_BA = t_B[:, None].float() * frequencies_A
     return torch.cat([angles_BA.cos(), angles_BA.sin()], dim=-1)
 
 
 def position_table(
-    hidden_size: int, rows: int, columns: int, scale: float, base_size: int, dtype: torch.dtype, device: torch.device
+    hidden_size: int, rows: int, columns: int, scale: float, base_size: int, dtype: torch.dtype
 ) -> Tensor:
-    """Sinusoids of the token grid: the first half of the channels codes x, the second y. Returns p_SD in `dtype`.
+    """Sinusoids of the token grid: the first half of the channels codes x, the second y. p_SD in `dtype`, on the host.
 
     Coordinates are stretched so that a square of `base_size` tokens spans the same range at every aspect ratio. The
     frequencies are rounded to `dtype`, as the released model's are; everything else is fp32 until the end.
     """
     half = hidden_size // 2
-    exponents = torch.arange(0, half, 2, dtype=torch.float32, device=device) / half
+    exponents = torch.arange(0, half, 2, dtype=torch.float32, device="cpu") / half
     frequencies = (1.0 / MAX_PERIOD**exponents).to(dtype).float()
 
     def sinusoid_of(length: int) -> Tensor:
-        coordinates = torch.arange(length, dtype=torch.float32, device=device) / scale * (base_size / length)
+        coordinates = torch.arange(length, dtype=torch.float32, device="cpu") / scale * (base_size / length)
         angles = coordinates[:, None] * frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -134,10 +143,10 @@ class ScalarEmbedder(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(SINUSOID_WIDTH, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
-    def forward(self, t_B: Tensor) -> Tensor:
+    def forward(self, t_B: Tensor, frequencies_A: Tensor) -> Tensor:
         # The number itself is rounded to the model's dtype: in bf16, t = 985.9 counts as 984.
         dtype = next(self.parameters()).dtype
-        e_BD: Tensor = self.mlp(sinusoid(t_B.to(dtype)).to(dtype))
+        e_BD: Tensor = self.mlp(sinusoid(t_B.to(dtype), frequencies_A).to(dtype))
         return e_BD
 
 
@@ -194,18 +203,18 @@ class RotaryEmbedding(nn.Module):
         self.freqs = nn.Parameter(1.0 / MAX_PERIOD**exponents, requires_grad=False)
 
     def forward(self, num_frames: int) -> tuple[Tensor, Tensor]:
-        """cos_TE and sin_TE. Angles are rounded to the model's dtype, as the released model's are."""
+        """cos_T1E and sin_T1E. Angles are rounded to the dtype of the model, as those of the released one are."""
         frames_T = torch.arange(num_frames, device=self.freqs.device).to(self.freqs.dtype)
-        angles_TE = torch.outer(frames_T, self.freqs).repeat_interleave(2, dim=-1)
-        return angles_TE.cos(), angles_TE.sin()
+        angles_T1E = torch.outer(frames_T, self.freqs).repeat_interleave(2, dim=-1)[:, None]
+        return angles_T1E.cos(), angles_T1E.sin()
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotates the pairs (2i, 2i+1) of x [..., T, E]."""
-    cos_TE, sin_TE = rope
-    first, second = rearrange(x, "... (e pair) -> pair ... e", pair=2)
-    turned = torch.stack([-second, first], dim=-1).flatten(-2)
-    return x * cos_TE + turned * sin_TE
+def rotate(x_BTGE: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotates the pairs (2i, 2i+1) of the last axis."""
+    cos_T1E, sin_T1E = rope
+    first, second = rearrange(x_BTGE, "... (e pair) -> pair ... e", pair=2)
+    turned_BTGE = torch.stack([-second, first], dim=-1).flatten(-2)
+    return x_BTGE * cos_T1E + turned_BTGE * sin_T1E
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -229,9 +238,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        mean_square = x.float().square().mean(dim=-1, keepdim=True)
-        normed = (x.float() * torch.rsqrt(mean_square + NORM_EPS)).to(x.dtype)
-        return self.weight * normed
+        return self.weight * F.rms_norm(x, x.shape[-1:], eps=NORM_EPS)
 
 
 class SelfAttention(nn.Module):
@@ -246,13 +253,13 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x_BND: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
-        q_BGNE, k_BGNE, v_BGNE = rearrange(
-            self.qkv(x_BND), "b n (part g e) -> part b g n e", part=3, g=self.num_heads
+        q_BNGE, k_BNGE, v_BNGE = rearrange(
+            self.qkv(x_BND), "b n (part g e) -> part b n g e", part=3, g=self.num_heads
         ).unbind()
-        q_BGNE, k_BGNE = self.q_norm(q_BGNE), self.k_norm(k_BGNE)
+        q_BNGE, k_BNGE = self.q_norm(q_BNGE), self.k_norm(k_BNGE)
         if rope is not None:
-            q_BGNE, k_BGNE = rotate(q_BGNE, rope), rotate(k_BGNE, rope)
-        x_BGNE = F.scaled_dot_product_attention(q_BGNE, k_BGNE, v_BGNE)
+            q_BNGE, k_BNGE = rotate(q_BNGE, rope), rotate(k_BNGE, rope)
+        x_BGNE = F.scaled_dot_product_attention(*(x_BNGE.transpose(1, 2) for x_BNGE in (q_BNGE, k_BNGE, v_BNGE)))
         y_BND: Tensor = self.proj(rearrange(x_BGNE, "b g n e -> b n (g e)"))
         return y_BND
 
@@ -397,15 +404,18 @@ class STDiT3(nn.Module):
             positions_L = torch.arange(max(lengths))
             text_mask_B11L = (positions_L < torch.tensor(lengths)[:, None])[:, None, None].to(device)
 
-        fps_BD = self.fps_embedder(fps_B.to(device))
-        t0_BD = self.t_embedder(torch.zeros_like(fps_B, device=device)) + fps_BD
+        frequencies_A = sinusoid_frequencies().to(device)
+        fps_BD = self.fps_embedder(fps_B.to(device), frequencies_A)
+        t0_BD = self.t_embedder(torch.zeros_like(fps_B, device=device), frequencies_A) + fps_BD
+        position_SD = position_table(
+            self.config.hidden_size, rows, columns, scale, round(math.sqrt(rows * columns)), dtype
+        )
         return Conditioning(
             fps_BD=fps_BD,
             t0_BD=t0_BD,
             t0_modulation_BMD=self._modulation(t0_BD),
-            position_SD=position_table(
-                self.config.hidden_size, rows, columns, scale, round(math.sqrt(rows * columns)), dtype, device
-            ),
+            frequencies_A=frequencies_A,
+            position_SD=position_SD.to(device),
             rope=self.rope(num_frames),
             text=tuple(block.cross_attn.prepare(y_BLD) for block in self._blocks()),
             text_mask_B11L=text_mask_B11L,
@@ -419,7 +429,7 @@ class STDiT3(nn.Module):
         `x_mask_BT` is False for frames that are given, not denoised (they count as t = 0); None where there are none.
         """
         height, width = z_BCTHW.shape[-2:]
-        t_BD = self.t_embedder(t_B) + conditioning.fps_BD
+        t_BD = self.t_embedder(t_B, conditioning.frequencies_A) + conditioning.fps_BD
         modulation_BTMD = self._modulation(t_BD)[:, None]
         if x_mask_BT is not None:
             t0_B1MD = conditioning.t0_modulation_BMD[:, None]
