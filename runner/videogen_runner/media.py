@@ -47,6 +47,9 @@ _Y_WEIGHTS = _fixed(219 * _LUMA_RGB)
 _CB_WEIGHTS = _fixed(112 * (np.array([0, 0, 1]) - _LUMA_RGB) / (1 - _LUMA_RGB[2]))
 _CR_WEIGHTS = _fixed(112 * (np.array([1, 0, 0]) - _LUMA_RGB) / (1 - _LUMA_RGB[0]))
 
+# Decoded colours must not depend on the processor; without full chroma, exact rounding turns white into 253.
+_EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -94,7 +97,7 @@ def write_mp4(path: Path, frames_THWC: Pixels, fps: float) -> None:
     if not len(frames_THWC):
         raise ValueError(f"a video needs at least one frame; {path} would have none")
     _, height, width, _ = frames_THWC.shape
-    # Rates like 23.976 are 24000/1001.
+    # The smallest fraction that is this number: 24000/1001 for 23.976023976...
     rate = Fraction(fps).limit_denominator(1001)
     with _atomically(path) as temporary, _open_mp4(temporary) as container:
         stream = container.add_stream("libx264", rate, {"crf": str(_QUALITY), "preset": "medium", "flags": "+bitexact"})
@@ -161,17 +164,19 @@ def read_reference(source: Path | bytes, name: str) -> Reference:
     """
     data = _read(source, name)
     try:
-        image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data))
+        if image.mode == "P":
+            # PIL warns of a palette with transparency unless it goes by way of RGBA; the colours are the same.
+            image = image.convert("RGBA")
+        frame_HWC = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError:
         return Reference(_decode_video(data, name), is_video=True)
     except Image.DecompressionBombError as error:
         raise InvalidInput(f"reference {name} has too many pixels ({error}); make it smaller") from error
-    try:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    # What PIL raises depends on the format's decoder: damaged data surfaces as any of these.
+    # What PIL raises for damaged data depends on the format.
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InvalidInput(f"reference {name} is a damaged or truncated {image.format} image ({error})") from error
-    return Reference(np.asarray(upright)[None], is_video=False)
+        raise InvalidInput(f"reference {name} is a damaged or truncated image ({error}); upload it again") from error
+    return Reference(frame_HWC[None], is_video=False)
 
 
 def _read(source: Path | bytes, name: str) -> bytes:
@@ -188,7 +193,7 @@ def _read(source: Path | bytes, name: str) -> bytes:
 
 
 def _decode_video(data: bytes, name: str) -> Pixels:
-    not_usable = f"reference {name} is neither an image nor a video that can be decoded; give a PNG, JPEG or MP4"
+    not_usable = f"reference {name} is no image or video, or was cut short; give a whole PNG, JPEG or MP4"
     try:
         with av.open(io.BytesIO(data), "r") as container:
             if not container.streams.video:
@@ -197,7 +202,8 @@ def _decode_video(data: bytes, name: str) -> Pixels:
             frames = _decode_stream(container, stream, name)
             if not frames or len(frames) < stream.frames:
                 raise InvalidInput(
-                    f"reference {name} is a truncated video: it has {len(frames)} of its {stream.frames} frames"
+                    f"reference {name} is a truncated video, it has {len(frames)} of its {stream.frames} frames; "
+                    "upload it again"
                 )
     except av.FFmpegError as error:
         raise InvalidInput(f"{not_usable} ({error.strerror})") from error
@@ -209,9 +215,7 @@ def _decode_stream(
 ) -> list[Pixels]:
     frames: list[Pixels] = []
     for frame in container.decode(stream):
-        # Several threads, or rounding as the processor likes, would not give the same bytes everywhere.
-        exact = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-        frames.append(np.asarray(frame.reformat(format="rgb24", interpolation=exact, threads=1).to_ndarray()))
+        frames.append(np.asarray(frame.reformat(format="rgb24", interpolation=_EXACT, threads=1).to_ndarray()))
         if len(frames) * frames[0].nbytes > MAX_REFERENCE_BYTES:
             raise InvalidInput(
                 f"reference {name} has more than {len(frames) - 1} frames of {frame.width} x {frame.height}, "

@@ -130,7 +130,8 @@ def check_apply_mask_strategy(case: Case) -> list[Measurement]:
     inputs, outputs, measurements = case.inputs(), case.outputs(), []
     for name, call in case.config["cases"].items():
         for sample, text in enumerate(call["mask_strategy"]):
-            references = [inputs[key] for key in sorted(inputs) if key.startswith(f"ref_{sample}_")]
+            count = sum(key.startswith(f"ref_{sample}_") for key in inputs)
+            references = [inputs[f"ref_{sample}_{index}"] for index in range(count)]
             z_CTHW, mask_T = apply_mask_strategy(
                 inputs[f"{name}_z"][sample], references, parse_mask_strategy(text), call["loop_i"], call["align"]
             )

@@ -50,7 +50,7 @@ class TextEncoder:
         self.max_tokens = max_tokens
 
     def kept_ids(self, text: str) -> tuple[list[int], int]:
-        """Token ids of a text, and how many were dropped: beyond the limit, its first ones and the end mark are kept."""
+        """Token ids of a text, and how many were dropped: the first ones and the end mark are kept."""
         ids = self.tokenize(text)
         kept = ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
         return kept, len(ids) - len(kept)
@@ -124,7 +124,7 @@ def load_t5(
         missing.discard(key)
     if missing:
         raise WeightsMissing(
-            f"{len(missing)} tensors of the text encoder are missing, {min(missing)} among them; copy the checkpoint again"
+            f"{len(missing)} tensors of the text encoder are missing, {min(missing)} among them; copy them again"
         )
     return model.eval()
 

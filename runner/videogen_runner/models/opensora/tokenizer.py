@@ -9,12 +9,10 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer
+from tokenizers import Tokenizer
 from tokenizers.models import Unigram
-from tokenizers.normalizers import Precompiled, Replace
-from tokenizers.normalizers import Sequence as Normalizers
-from tokenizers.pre_tokenizers import Metaspace, WhitespaceSplit
-from tokenizers.pre_tokenizers import Sequence as PreTokenizers
+from tokenizers.normalizers import Precompiled
+from tokenizers.pre_tokenizers import Metaspace, Sequence, WhitespaceSplit
 
 from videogen_api.errors import WeightsInvalid, WeightsMissing
 
@@ -78,10 +76,10 @@ def _from_sentencepiece(data: bytes) -> Tokenizer:
     if not pieces or trainer.get(_TRAINER_TYPE, _TYPE_UNIGRAM) != _TYPE_UNIGRAM:
         raise ValueError("it holds no unigram pieces")
     tokenizer = Tokenizer(Unigram(pieces, unk_id=int(trainer.get(_TRAINER_UNKNOWN_ID, 0)), byte_fallback=False))
-    blanks = Replace(Regex(r"\s+"), " ")
     table = _as_bytes(normalizer.get(_NORMALIZER_TABLE, b""))
-    tokenizer.normalizer = Normalizers([Precompiled(table), blanks] if table else [blanks])
-    tokenizer.pre_tokenizer = PreTokenizers([WhitespaceSplit(), Metaspace(replacement="\u2581")])
+    if table:
+        tokenizer.normalizer = Precompiled(table)
+    tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), Metaspace(replacement="\u2581", prepend_scheme="always")])
     return tokenizer
 
 
