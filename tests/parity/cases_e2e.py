@@ -3,8 +3,8 @@
 The reference denoises a batch of prompts together; here every prompt is a clip of its own, as in production, and gets
 its row of each recorded draw. Calls of the reference's sampler are numbered through all batches and loops.
 
-Shape suffixes: B prompts of a batch, N rows of the spatial VAE, C channels, T latent frames, F frames, H W rows and
-columns, X caption channels.
+Shape suffixes: B prompts of a batch, C channels, T latent frames, F frames, H W rows and columns, L text tokens,
+X caption channels.
 """
 
 import math
@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from cases_denoiser import build_info, load_stdit3
+from cases_denoiser import load_stdit3
+from cases_sampler import build_info
 from cases_text import build_text_encoder
-from cases_vae import RecordedPosteriorDraws, build_vae
+from cases_vae import build_vae
 from einops import rearrange
 from harness import Case, Check, Measurement, count_wrong_values, dtype_of
 from PIL import Image
+from recorded_draws import draws_in_order, take_draws
 from torch import Tensor
 
 from videogen_api import prompts as grammar
@@ -42,61 +44,6 @@ class Prompt:
     text_of_loop: list[str]
     references_CFHW: list[Tensor]
     strategies: tuple[grammar.MaskStrategy, ...]
-
-
-@dataclass(frozen=True)
-class RecordedDraws:
-    """One prompt's rows of the draws of its batch."""
-
-    starts_CTHW: list[Tensor]  # by loop
-    steps_CTHW: list[list[Tensor]]  # by loop and step
-    posteriors: dict[tuple[int, int], RecordedPosteriorDraws]  # by loop and reference
-
-    def start(self, loop: int, shape: tuple[int, ...]) -> Tensor:
-        return self.starts_CTHW[loop].reshape(shape)
-
-    def step(self, loop: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        return self.steps_CTHW[loop][step].reshape(shape)
-
-    def posterior(self, loop: int, reference: int) -> RecordedPosteriorDraws:
-        return self.posteriors[loop, reference]
-
-
-def recorded_draws(case: Case) -> Iterator[Tensor]:
-    draws = {name: draw for name, draw in case.inputs().items() if name.startswith("draw_")}
-    return iter([draws[name] for name in sorted(draws, key=lambda name: int(name.removeprefix("draw_")))])
-
-
-def take_posterior(draws: Iterator[Tensor], batch: int, frames: int, chunk: int | None) -> tuple[Tensor, Tensor]:
-    """The noise of one encoding, noise_NCHW and noise_BCTHW: the frames in slices, then the temporal chunks."""
-    spatial: list[Tensor] = []
-    while sum(map(len, spatial)) < batch * frames:
-        spatial.append(next(draws))
-    temporal = [next(draws) for _ in range(math.ceil(frames / (chunk or frames)))]
-    return torch.cat(spatial), torch.cat(temporal, dim=2)
-
-
-def take_draws(
-    draws: Iterator[Tensor], batch: list[Prompt], config: Mapping[str, Any], chunk: int | None
-) -> list[RecordedDraws]:
-    """The draws of one batch in the order of the script: all references, then loop by loop."""
-    frames = num_frames(config["num_frames"])
-    rows = [RecordedDraws([], [], {}) for _ in batch]
-    for row, prompt in zip(rows, batch, strict=True):
-        for index, x_CFHW in enumerate(prompt.references_CFHW):
-            row.posteriors[0, index] = RecordedPosteriorDraws(*take_posterior(draws, 1, x_CFHW.shape[1], chunk))
-    for loop in range(config["loop"]):
-        if loop > 0:
-            spatial_NCHW, temporal_BCTHW = take_posterior(draws, len(batch), frames, chunk)
-            for b, row in enumerate(rows):
-                own_NCHW = spatial_NCHW[b * frames : (b + 1) * frames]
-                row.posteriors[loop, 0] = RecordedPosteriorDraws(own_NCHW, temporal_BCTHW[b : b + 1])
-        start_BCTHW = next(draws)
-        steps_BCTHW = [next(draws) for _ in range(config["num_sampling_steps"])]
-        for b, row in enumerate(rows):
-            row.starts_CTHW.append(start_BCTHW[b])
-            row.steps_CTHW.append([noise_BCTHW[b] for noise_BCTHW in steps_BCTHW])
-    return rows
 
 
 def read_prompts(config: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> list[Prompt]:
@@ -180,9 +127,10 @@ def make_clips(case: Case) -> tuple[list[list[Prompt]], list[list[ClipResult]], 
     prompts = read_prompts(config, case.inputs())
     size = config.get("batch_size", 1)
     batches = [prompts[first : first + size] for first in range(0, len(prompts), size)]
-    draws, results = recorded_draws(case), []
+    draws, results = draws_in_order(case.inputs()), []
     for batch in batches:
-        rows = take_draws(draws, batch, config, vae.micro_frame_size)
+        reference_frames = [[x_CFHW.shape[1] for x_CFHW in prompt.references_CFHW] for prompt in batch]
+        rows = take_draws(draws, reference_frames, request, vae.micro_frame_size)
         results.append(
             [
                 make_clip(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cases_denoiser
 import cases_e2e
+import cases_sampler
 import cases_tables
 import cases_text
 import cases_vae
@@ -16,7 +17,12 @@ import torch
 from harness import Case, Check, Measurement, read_manifest, sha256_of
 
 KINDS: dict[str, Check] = (
-    cases_denoiser.KINDS | cases_e2e.KINDS | cases_tables.KINDS | cases_text.KINDS | cases_vae.KINDS
+    cases_denoiser.KINDS
+    | cases_e2e.KINDS
+    | cases_sampler.KINDS
+    | cases_tables.KINDS
+    | cases_text.KINDS
+    | cases_vae.KINDS
 )
 
 

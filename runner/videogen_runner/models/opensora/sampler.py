@@ -159,7 +159,8 @@ def denoise(
         step = on_device[index]
         given_BCTHW = z_BCTHW
         if step.joining_BT is not None:
-            mixed_BCTHW = mix_with_noise(given_BCTHW, noise(index).to(given_BCTHW), step.t_B)
+            noise_BCTHW = noise(index).to(given_BCTHW.device, non_blocking=True)
+            mixed_BCTHW = mix_with_noise(given_BCTHW, noise_BCTHW, step.t_B)
             z_BCTHW = torch.where(step.joining_BT[:, None, :, None, None], mixed_BCTHW, given_BCTHW)
         v_BCTHW = velocity(z_BCTHW, step.t_B, step.free_BT)
         z_BCTHW = z_BCTHW + v_BCTHW * step.dt_B[:, None, None, None, None]

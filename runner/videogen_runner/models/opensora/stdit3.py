@@ -93,11 +93,7 @@ class Conditioning:
     text_mask_B11L: Tensor | None  # None: every sample has the same number of tokens, none of them padding
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Embeddings
-# ---------------------------------------------------------------------------------------------------------------------
-
-
+# ---- Embeddings ----
 # Tables of frequencies are made on the host: devices disagree in the last bit of exp and pow, which large arguments
 # magnify beyond fp32's precision.
 
@@ -189,8 +185,7 @@ class PatchEmbedder(nn.Module):
     def forward(self, z_BCTHW: Tensor) -> Tensor:
         _, patch_h, patch_w = self.patch_size
         height, width = z_BCTHW.shape[-2:]
-        z_BCTHW = F.pad(z_BCTHW, (0, -width % patch_w, 0, -height % patch_h))
-        x_BDTHW: Tensor = self.proj(z_BCTHW)
+        x_BDTHW: Tensor = self.proj(F.pad(z_BCTHW, (0, -width % patch_w, 0, -height % patch_h)))
         return rearrange(x_BDTHW, "b d t h w -> b t (h w) d")
 
 
@@ -217,9 +212,7 @@ def rotate(x_BTGE: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return x_BTGE * cos_T1E + turned_BTGE * sin_T1E
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Blocks
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Blocks ----
 
 
 def layer_norm(x: Tensor) -> Tensor:
@@ -306,20 +299,17 @@ class STDiT3Block(nn.Module):
         text_mask_B11L: Tensor | None,
         rope: tuple[Tensor, Tensor],
     ) -> Tensor:
-        parts_BT1D = (self.scale_shift_table + modulation_BTMD).chunk(6, dim=2)
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts_BT1D
+        table_BTMD = self.scale_shift_table + modulation_BTMD
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = table_BTMD.chunk(6, dim=2)
         x_BTSD = x_BTSD + gate_attn * self._attend(modulate(layer_norm(x_BTSD), shift_attn, scale_attn), rope)
         x_BTSD = x_BTSD + self.cross_attn(x_BTSD, text, text_mask_B11L)
         y_BTSD: Tensor = self.mlp(modulate(layer_norm(x_BTSD), shift_mlp, scale_mlp))
         return x_BTSD + gate_mlp * y_BTSD
 
     def _attend(self, x_BTSD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        batch = x_BTSD.shape[0]
-        if self.temporal:
-            y_BND: Tensor = self.attn(rearrange(x_BTSD, "b t s d -> (b s) t d"), rope)
-            return rearrange(y_BND, "(b s) t d -> b t s d", b=batch)
-        y_BND = self.attn(rearrange(x_BTSD, "b t s d -> (b t) s d"), None)
-        return rearrange(y_BND, "(b t) s d -> b t s d", b=batch)
+        rows, rotation = ("(b s) t d", rope) if self.temporal else ("(b t) s d", None)
+        y_BND: Tensor = self.attn(rearrange(x_BTSD, f"b t s d -> {rows}"), rotation)
+        return rearrange(y_BND, f"{rows} -> b t s d", b=x_BTSD.shape[0])
 
 
 class FinalLayer(nn.Module):
@@ -343,9 +333,7 @@ class FinalLayer(nn.Module):
         return modulate(layer_norm(x_BTSD), shift_B11D, scale_B11D)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The model
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- The model ----
 
 
 class STDiT3(nn.Module):
