@@ -61,8 +61,9 @@ class Reference:
 
 def to_uint8(x_CTHW: "Tensor") -> Pixels:
     """A decoded clip, about [-1, 1] -> frames_THWC. Rounding is that of the tensor's own dtype, as in the reference."""
-    x_CTHW = x_CTHW.clamp(-1, 1).add(1).div(2)
-    frames_THWC: Pixels = x_CTHW.mul(255).add(0.5).clamp(0, 255).permute(1, 2, 3, 0).byte().cpu().numpy()
+    # One copy, then in place: a long clip is gigabytes.
+    x_CTHW = x_CTHW.clamp(-1, 1).add_(1).div_(2).mul_(255).add_(0.5).clamp_(0, 255)
+    frames_THWC: Pixels = x_CTHW.byte().permute(1, 2, 3, 0).contiguous().cpu().numpy()
     return frames_THWC
 
 

@@ -10,7 +10,6 @@ moments (mean and log-variance). Videos are x_BCTHW, about [-1, 1] and not clamp
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from math import ceil
 from typing import Protocol, Self
 
@@ -96,10 +95,10 @@ class SpatialVae(nn.Module):
             parts_NCHW.append(sample_posterior(moments_nMHW, noise_nCHW) * SPATIAL_LATENT_FACTOR)
         return torch.cat(parts_NCHW)
 
-    def decode(self, z_NCHW: Tensor, batch_frames: int) -> Tensor:
-        """z_NCHW -> pixels of N frames."""
-        parts = (self.module.decode(z_nCHW / SPATIAL_LATENT_FACTOR) for _, z_nCHW in _slices(z_NCHW, batch_frames))
-        return _collect(parts, len(z_NCHW))
+    def decode(self, z_NCHW: Tensor, batch_frames: int) -> Iterator[tuple[int, Tensor]]:
+        """z_NCHW -> (number of a frame, its pixels x_CHW) for each of N frames in turn."""
+        for first, z_nCHW in _slices(z_NCHW, batch_frames):
+            yield from enumerate(self.module.decode(z_nCHW / SPATIAL_LATENT_FACTOR), start=first)
 
 
 class VideoAutoencoder(nn.Module):
@@ -115,6 +114,8 @@ class VideoAutoencoder(nn.Module):
         self.register_buffer("scale", torch.tensor(config.scale).view(1, -1, 1, 1, 1))
         self.register_buffer("shift", torch.tensor(config.shift).view(1, -1, 1, 1, 1))
         self.micro_frame_size = config.micro_frame_size
+        self.image_channels = config.spatial.image_channels
+        self.pixels_per_latent = config.spatial.pixels_per_latent
 
     @torch.no_grad()
     def encode(self, x_BCTHW: Tensor, draws: PosteriorDraws, *, batch_frames: int = 4) -> Tensor:
@@ -135,9 +136,14 @@ class VideoAutoencoder(nn.Module):
         At most `decode_batch_frames` frames at a time go through the 2D part, which is where the memory peaks. On a CPU
         the result has the same bits for any value from 3 on.
         """
-        x_BCTHW = self.decode_time(z_BCTHW, num_frames)
-        x_NCHW = self.spatial_vae.decode(rearrange(x_BCTHW, "b c t h w -> (b t) c h w"), decode_batch_frames)
-        return rearrange(x_NCHW, "(b t) c h w -> b c t h w", t=num_frames).contiguous()
+        z_NCHW = rearrange(self.decode_time(z_BCTHW, num_frames), "b c t h w -> (b t) c h w")
+        height, width = (size * self.pixels_per_latent for size in z_NCHW.shape[-2:])
+        # Filled frame by frame: joining slices and then turning time and channels would hold the video three times.
+        x_BCTHW = z_NCHW.new_empty(len(z_BCTHW), self.image_channels, num_frames, height, width)
+        for index, x_CHW in self.spatial_vae.decode(z_NCHW, decode_batch_frames):
+            clip, frame = divmod(index, num_frames)
+            x_BCTHW[clip, :, frame] = x_CHW
+        return x_BCTHW
 
     def encode_time(self, x_BCTHW: Tensor, draws: PosteriorDraws) -> Tensor:
         """2D latents of frames -> z_BCTHW, sampled, shifted and scaled."""
@@ -180,14 +186,3 @@ def _slices(x_NCHW: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
 def _latent_shape(moments_NMHW: Tensor) -> tuple[int, int, int]:
     _, moments, height, width = moments_NMHW.shape
     return moments // 2, height, width
-
-
-def _collect(parts_NCHW: Iterator[Tensor], total: int) -> Tensor:
-    """Join slices in place: torch.cat would hold every slice and the result at once, twice the decoded video."""
-    first_NCHW = next(parts_NCHW)
-    result_NCHW = first_NCHW.new_empty(total, *first_NCHW.shape[1:])
-    done = 0
-    for part_NCHW in chain([first_NCHW], parts_NCHW):
-        result_NCHW[done : done + len(part_NCHW)] = part_NCHW
-        done += len(part_NCHW)
-    return result_NCHW

@@ -27,6 +27,11 @@ class SpatialVaeConfig:
     image_channels: int = 3
     latent_channels: int = 4
 
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels along one side of a latent pixel."""
+        return int(2 ** (len(self.block_channels) - 1))
+
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any]) -> Self:
         """Read the keys that the config.json of a diffusers AutoencoderKL has."""
