@@ -86,7 +86,7 @@ def real_s3(program: Path) -> Iterator[Backend]:
             _wait_for_port(process, port, folder / "log")
             yield _with_bucket("versitygw", port)
         finally:
-            process.terminate()
+            process.kill()  # its orderly end waits for the connections that boto3 keeps
             process.wait(READY_SECONDS)
             shutil.rmtree(folder)
 

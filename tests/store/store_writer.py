@@ -5,27 +5,53 @@ import os
 import resource
 import signal
 import sys
+from itertools import count
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from types import FrameType
 
 from videogen_api.errors import VideogenError
-from videogen_runner.store import Store, open_store
+from videogen_runner.store import DirectoryStore, Store, open_store
 
-# What the interpreter announces before it does it; writing and syncing lie between "open" and the next one.
-_FILE_EVENTS = {"open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree"}
+_FILE_CALLS = {
+    *("open", "write", "flush", "fsync", "close", "__exit__", "sendfile", "copyfileobj"),
+    *("link", "mkdir", "rename", "replace", "rmdir", "truncate", "unlink"),
+}
 
 
 def kill_before(number: int) -> None:
     """SIGKILL to this process just before its file operation of this number, counted from 1."""
     seen = 0
 
-    def audit(event: str, _: tuple[object, ...]) -> None:
+    def profile(_: FrameType, event: str, function: object) -> None:
         nonlocal seen
-        if event in _FILE_EVENTS:
+        if event == "c_call" and getattr(function, "__name__", "") in _FILE_CALLS:
             seen += 1
             if seen == number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(audit)
+    sys.setprofile(profile)
+
+
+def kill_everywhere(root: Path, action: str) -> None:
+    """Does the action in one process after another, each killed one file operation later, until one gets through.
+
+    The store that process n leaves behind is `root/n`. Of the action's words the first says what is done.
+    """
+    for number in count(1):
+        store = open_store(str(root / str(number)), {})
+        if action != "create":
+            store.put("x/object", b"old")
+        if action in ("swap again", "put on swapped", "delete swapped"):
+            assert store.swap("x/object", b"older", store.get("x/object").etag) is not None
+        child = os.fork()
+        if child == 0:
+            kill_before(number)
+            act(store, action.split(maxsplit=1)[0], "x/object", b"new")
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            return
 
 
 def act(store: Store, action: str, key: str, body: bytes) -> None:
@@ -41,13 +67,20 @@ def act(store: Store, action: str, key: str, body: bytes) -> None:
             store.delete(key)
 
 
+def contend(root: Path, number: int, barrier: Barrier, results: "Queue[tuple[bool, bool]]") -> None:
+    """One process of a race: whether it won the create, and the swap."""
+    store = DirectoryStore(root)
+    etag = store.get("start").etag
+    barrier.wait(60)
+    created = store.create("claim", b"process %d" % number) is not None
+    barrier.wait(60)
+    results.put((created, store.swap("start", b"process %d" % number, etag) is not None))
+
+
 def main() -> int:
     scenario, url, *rest = sys.argv[1:]
     if scenario == "killed":
-        action, key, body, number = rest
-        store = open_store(url, {})
-        kill_before(int(number))
-        act(store, action, key, body.encode())
+        kill_everywhere(Path(url), *rest)
         return 0
     if scenario == "s3":
         key, size, endpoint = rest
