@@ -43,6 +43,15 @@ def test_an_object_is_a_plain_file_under_its_name(store: DirectoryStore, tmp_pat
     assert files == {"videos/default/fox/snow-42.mp4", "runs/fox/manifest.json"}
 
 
+def test_a_folder_needs_neither_boto3_nor_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from videogen_runner.store import open_store, tensors; open_store(sys.argv[1], {}).put('a', b'');"
+    )
+    code += "print(sorted({'boto3', 'torch', 'safetensors'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
 def test_a_folder_is_opened_by_path_and_by_url(tmp_path: Path) -> None:
     folder = tmp_path / "with space"
     open_store(str(folder), {}).put("a", b"x")

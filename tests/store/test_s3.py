@@ -208,7 +208,7 @@ METHODS: dict[str, Callable[[Store, Path], object]] = {
 def what_each_method_raises(store: Store, folder: Path) -> dict[str, tuple[type[Exception], ExitCode, str]]:
     """Error, exit code and text of every method of a store that cannot be used."""
     (folder / "file").write_bytes(b"x" * (17 << 20))
-    raised = {}
+    raised: dict[str, tuple[type[Exception], ExitCode, str]] = {}
     for name, call in METHODS.items():
         with pytest.raises(VideogenError) as caught:
             call(store, folder)
