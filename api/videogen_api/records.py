@@ -1,0 +1,108 @@
+"""What the store's JSON objects hold: done markers, clip failures, claims, sidecars and the manifest."""
+
+from enum import StrEnum
+
+from videogen_api.errors import Reason
+from videogen_api.plan import Plan, PlannedSampling, PlannedVideo, WeightsDigests
+from videogen_api.spec import Model
+
+
+class StoredFile(Model):
+    """An object of the store that a marker vouches for."""
+
+    key: str
+    bytes: int
+    sha256: str
+
+
+class Timings(Model):
+    """Seconds; kept outside every digest."""
+
+    encode: float = 0.0
+    denoise: float = 0.0
+    decode: float = 0.0
+    write: float = 0.0
+    steps: int = 0
+    """Steps that the finishing process computed itself; fewer than asked for where it resumed."""
+
+
+class DoneMarker(Model):
+    """A finished clip: written last, and the only thing that makes it one."""
+
+    clip_digest: str
+    epoch: int
+    video: StoredFile
+    latents: StoredFile
+    frames_sha256: str
+    """Of the uint8 frames, T*H*W*3 bytes."""
+    frames: int
+    width: int
+    height: int
+    fps: int
+    adapted: bool = False
+    """True where memory made the runner leave the deterministic path; then the clip is within the bf16 bound."""
+    runner: str
+    timings: Timings
+
+
+class ClipFailure(Model):
+    """A clip that cannot be made, and why."""
+
+    clip: str
+    clip_digest: str
+    reason: Reason
+    message: str
+    runner: str
+
+
+class ClaimState(StrEnum):
+    OPEN = "Open"
+    """Nobody works on it: handed back."""
+    HELD = "Held"
+    DONE = "Done"
+    FAILED = "Failed"
+
+
+class Claim(Model):
+    """Who works on a clip; every write carries a fresh nonce, because ETags are hashes of the content."""
+
+    epoch: int
+    owner: str
+    attempt: int
+    nonce: str
+    unclean_ends: int
+    state: ClaimState
+
+
+class Sidecar(Model):
+    """Lies beside a video, for people and scripts."""
+
+    clip: str
+    prompt: str
+    text: str
+    seed: int
+    video: PlannedVideo
+    sampling: PlannedSampling
+    model: str
+    weights: WeightsDigests
+    run_id: str
+    done: DoneMarker
+
+
+class ManifestClip(Model):
+    """One clip of a run: exactly one of `sidecar` and `failure` is there, or neither where it is missing."""
+
+    clip: str
+    prompt: str
+    seed: int
+    url: str | None
+    sidecar: Sidecar | None
+    failure: ClipFailure | None
+
+
+class Manifest(Model):
+    """What a run asked for and what became of it."""
+
+    plan: Plan
+    weights: WeightsDigests
+    clips: tuple[ManifestClip, ...]

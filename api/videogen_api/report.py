@@ -1,0 +1,182 @@
+"""What a runner process says of itself: progress while it runs, a termination report when it ends.
+
+Progress is served as JSON at /progress. The termination report is at most 4096 bytes, because that is what Kubernetes
+keeps; nothing but timings is lost without it, for collect reads the store.
+"""
+
+import base64
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Self, TypeVar
+
+from pydantic import ValidationError
+
+from videogen_api import naming
+from videogen_api.errors import ExitCode, Reason
+from videogen_api.naming import Stage
+from videogen_api.plan import WeightsDigests
+from videogen_api.spec import Model
+from videogen_api.status import Output
+
+_ELLIPSIS = "…"
+
+M = TypeVar("M", bound=Model)
+
+
+class RunnerState(StrEnum):
+    """What a process does right now."""
+
+    STARTING = "Starting"
+    LOADING = "Loading"
+    ENCODING = "Encoding"
+    WAITING = "Waiting"
+    DENOISING = "Denoising"
+    DECODING = "Decoding"
+    WRITING = "Writing"
+    CHECKING = "Checking"
+    STOPPING = "Stopping"
+
+
+class Progress(Model):
+    """A look at a running process; counts are of this process alone."""
+
+    stage: Stage
+    pool: str | None
+    index: int
+    attempt: int
+    pod: str
+    node: str | None
+    device: str
+    state: RunnerState
+    clip: str | None = None
+    loop: int = 0
+    loops: int = 1
+    step: int = 0
+    steps: int = 0
+    seconds_per_step: float | None = None
+    done: int = 0
+    """Texts encoded, or clips finished."""
+    total: int = 0
+    memory_bytes: int = 0
+    memory_total_bytes: int = 0
+
+
+class Bitmap(Model):
+    """Which of a list's items are there, in few bytes."""
+
+    size: int
+    bits: str
+
+    @classmethod
+    def of(cls, present: Iterable[bool]) -> Self:
+        flags = list(present)
+        packed = bytearray(-(-len(flags) // 8))
+        for position, flag in enumerate(flags):
+            packed[position // 8] |= flag << (position % 8)
+        return cls(size=len(flags), bits=base64.b64encode(bytes(packed)).decode())
+
+    def flags(self) -> tuple[bool, ...]:
+        packed = base64.b64decode(self.bits)
+        return tuple(bool(packed[position // 8] >> (position % 8) & 1) for position in range(self.size))
+
+    @property
+    def count(self) -> int:
+        return sum(self.flags())
+
+
+class PreflightReport(Model):
+    """What is there before any work; positions are those of `Plan.texts` and `Plan.work`."""
+
+    weights: WeightsDigests
+    embeddings: Bitmap
+    clips: Bitmap
+    claims: bool
+    """Whether the store's conditional writes can be trusted."""
+
+
+class EncodeReport(Model):
+    encoded: int
+    seconds: float
+    load_seconds: float
+    truncated: tuple[str, ...] = ()
+    """Warnings about texts over the token limit, the first few."""
+
+
+class GenerateReport(Model):
+    finished: int
+    failed: int
+    resumed: int
+    steps: int
+    """Denoising steps that this process computed."""
+    step_seconds: float
+    load_seconds: float
+
+
+class ClipFailureLine(Model):
+    clip: str
+    reason: Reason
+    message: str
+
+
+class CollectReport(Model):
+    """The truth about a run; `outputs` are as many as fit."""
+
+    succeeded: int
+    failed: int
+    missing: int
+    failures: tuple[ClipFailureLine, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    manifest: str | None = None
+
+
+class TerminationReport(Model):
+    """The last words of a process."""
+
+    stage: Stage
+    pool: str | None
+    index: int
+    attempt: int
+    exit_code: int
+    reason: Reason | None
+    message: str
+    seconds: float
+    peak_memory_bytes: int
+    preflight: PreflightReport | None = None
+    encode: EncodeReport | None = None
+    generate: GenerateReport | None = None
+    collect: CollectReport | None = None
+
+    def to_bytes(self) -> bytes:
+        """At most 4096 bytes: outputs, failures and warnings are dropped from the end, then the message is cut."""
+        report = self
+        while (
+            len(content := report.model_dump_json(by_alias=True, exclude_none=True).encode())
+            > naming.MAX_TERMINATION_BYTES
+        ):
+            report = report._shortened()
+        return content
+
+    def _shortened(self) -> Self:
+        if self.collect is not None and self.collect.outputs:
+            return self.model_copy(update={"collect": _drop_last(self.collect, "outputs", self.collect.outputs)})
+        if self.collect is not None and self.collect.failures:
+            return self.model_copy(update={"collect": _drop_last(self.collect, "failures", self.collect.failures)})
+        if self.encode is not None and self.encode.truncated:
+            return self.model_copy(update={"encode": _drop_last(self.encode, "truncated", self.encode.truncated)})
+        return self.model_copy(update={"message": self.message[: len(self.message) // 2] + _ELLIPSIS})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self | None:
+        """The report, or None for anything else: a pod that was killed leaves a log tail, or nothing."""
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError:
+            return None
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == ExitCode.OK
+
+
+def _drop_last(report: M, field: str, items: Sequence[object]) -> M:
+    return report.model_copy(update={field: tuple(items[: len(items) * 3 // 4])})
