@@ -1,8 +1,9 @@
 """What a run makes (identity) and where it makes it (placement), frozen when the run starts.
 
 A plan is canonical JSON: same inputs, same bytes. It holds every prompt once and derives the clips. Two digests
-separate what is asked for from how it is made: the run id (from the manifest alone) and the clip digest (with the digests of the
-weights and references that preflight found). Neither depends on names, pools, shards or the operator's version.
+separate what is asked for from how it is made: the run id (from the manifest alone) and the clip digest (with the
+digests of the weights and references that preflight found). Neither depends on names, pools, shards or versions of the
+operator.
 """
 
 import hashlib

@@ -36,6 +36,8 @@ def split_conditioning(text: str, reference_path: str = "", mask_strategy: str =
     start = text.find("{")
     if start < 0:
         return text, reference_path, mask_strategy
+    if text.count("{") > 1:
+        raise InvalidInput("the prompt has more than one opening brace; one flat JSON object may stand at its end")
     try:
         conditioning = json.loads(text[start:])
     except json.JSONDecodeError as error:
@@ -61,7 +63,7 @@ def split_reference_path(reference_path: str) -> tuple[str, ...]:
 
 
 def parse_mask_strategy(text: str | None) -> tuple[MaskStrategy, ...]:
-    """Placements out of `loop,reference,reference_start,target_start,length,edit_ratio;...`; later values may be absent.
+    """Placements out of `loop,reference,reference_start,target_start,length,edit_ratio;...`; later ones may be absent.
 
     Raises InvalidInput for more than six values, or values that are no numbers.
     """
@@ -83,12 +85,20 @@ def _parse_placement(text: str) -> MaskStrategy:
 def split_segments(text: str) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
     """Texts of a `|0|..|n|..` prompt and the loops at which they start; one text and None for any other prompt.
 
-    Raises InvalidInput where a loop is no number.
+    Raises InvalidInput where a loop is no number or has no text.
     """
     if not text.startswith(_FIRST_SEGMENT):
         return (text,), None
+    segments = _segments(text)
+    return tuple(segment.strip() for _, segment in segments), tuple(loop for loop, _ in segments)
+
+
+def _segments(text: str) -> list[tuple[int, str]]:
+    """Loops and texts of a `|0|..|n|..` prompt, as they stand."""
     parts = text.split("|")[1:]
-    return tuple(part.strip() for part in parts[1::2]), tuple(_loop_number(part) for part in parts[::2])
+    if len(parts) % 2:
+        raise InvalidInput(f"the prompt ends after loop {parts[-1]!r}; write a text after it, or drop the last bar")
+    return [(_loop_number(loop), segment) for loop, segment in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def _loop_number(text: str) -> int:
@@ -108,14 +118,21 @@ def merge_segments(segments: Sequence[str], loops: Sequence[int] | None) -> str:
 
 
 def segment_of_loop(text: str, loop: int) -> str:
-    """What a prompt says for one loop, unstripped; a loop without a text of its own takes the last one before it."""
+    """What a prompt says for one loop, unstripped; a loop without a text of its own takes the last one before it.
+
+    Raises InvalidInput where a loop is no number, has no text, or cannot be reached.
+    """
     if not text.startswith(_FIRST_SEGMENT):
         return text
-    parts = text.split("|")[1:]
-    starts = [_loop_number(part) for part in parts[::2]]
-    # The reference looks for the first start beyond the loop, in the order in which the segments stand.
-    beyond = next((position for position, start in enumerate(starts) if start > loop), len(starts))
-    return parts[1::2][beyond - 1]
+    segments = _segments(text)
+    ends = [start for start, _ in segments[1:]] + [loop + 1]
+    # As the reference counts, which shows where loops stand out of order: each text holds for (end - start) loops.
+    before = loop
+    for (start, segment), end in zip(segments, ends, strict=True):
+        if before < end - start:
+            return segment
+        before -= max(0, end - start)
+    raise InvalidInput(f"the prompt has no text for loop {loop}; write its loops in rising order")
 
 
 def append_scores(

@@ -1,0 +1,43 @@
+# Thin verbs; each does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.9.9
+STAMP := $(VENV)/.installed
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup test lint types imports unit lock clean
+
+setup: $(STAMP)
+
+# uv installs the lock file in seconds where it has its cache; plain pip would need minutes.
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=$(UV_VERSION)'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+test: lint types imports unit
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: setup
+	$(BIN)/mypy
+
+imports: setup
+	$(BIN)/lint-imports
+
+unit: setup
+	$(BIN)/python tests/store/versitygw.py
+	$(BIN)/pytest -n 2 --dist loadscope
+
+lock: setup
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev \
+		--constraint requirements.constraints --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) build out
