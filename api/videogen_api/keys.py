@@ -25,18 +25,13 @@ def clip_done(clip_digest: str) -> str:
     return f"{clip_prefix(clip_digest)}done"
 
 
-def clip_video(clip_digest: str, epoch: int, suffix: str) -> str:
-    """The mp4 or png; each owner of a claim writes its own, so that none overwrites what another one finished."""
-    return f"{clip_prefix(clip_digest)}video/{epoch}.{suffix}"
-
-
-def final_latents(clip_digest: str, epoch: int) -> str:
-    """Latents of all loops, before decoding."""
-    return f"{clip_prefix(clip_digest)}latents/final-{epoch}.safetensors"
+def clip_video(clip_digest: str, epoch: int, sha256: str, suffix: str) -> str:
+    """The mp4 or png; named by its content too, because two runs can make one clip at a time, on different cards."""
+    return f"{clip_prefix(clip_digest)}video/{epoch}-{sha256}.{suffix}"
 
 
 def checkpoint_prefix(clip_digest: str) -> str:
-    """All checkpoints of a clip."""
+    """All checkpoints of a clip; the one after the last step of the last loop holds the final latents."""
     return f"{clip_prefix(clip_digest)}latents/"
 
 

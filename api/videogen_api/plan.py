@@ -183,11 +183,13 @@ class WeightsDigests(Model):
 
 
 class Inputs(Model):
-    """What preflight found outside the manifest: it completes the clips' identity."""
+    """What preflight found outside the manifest: weights and references complete the clips' identity."""
 
     weights: WeightsDigests
     references: dict[str, str]
     """sha256 by URL."""
+    claims: bool
+    """Whether the store's conditional writes can be trusted; otherwise each runner takes a fixed share of the clips."""
 
 
 class Plan(Model):

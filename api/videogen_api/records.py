@@ -33,6 +33,7 @@ class DoneMarker(Model):
     epoch: int
     video: StoredFile
     latents: StoredFile
+    """Of all loops, before decoding: the clip's last checkpoint."""
     frames_sha256: str
     """Of the uint8 frames, T*H*W*3 bytes."""
     frames: int
@@ -68,7 +69,9 @@ class Claim(Model):
 
     epoch: int
     owner: str
+    pool: str
     attempt: int
+    """Of the owner's pool: attempts of different pools cannot be compared."""
     nonce: str
     unclean_ends: int
     state: ClaimState

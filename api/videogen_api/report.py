@@ -104,6 +104,8 @@ class EncodeReport(Model):
 
 class GenerateReport(Model):
     finished: int
+    reused: int
+    """Clips that were there already."""
     failed: int
     resumed: int
     steps: int
