@@ -1,0 +1,95 @@
+"""What was seen of a run's children, as small sorted values: the only thing besides the resource that decides."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from videogen_api.errors import Reason, reason_of_exit
+from videogen_api.naming import Stage
+from videogen_api.report import Progress, TerminationReport
+
+
+class GroupState(StrEnum):
+    """A group of processes as a whole (a Job, or local processes)."""
+
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Processes to be started together: a Job with that many completions."""
+
+    stage: Stage
+    pool: str | None
+    attempt: int
+    processes: int
+
+
+@dataclass(frozen=True)
+class ObservedProcess:
+    """One pod, or one local process; `exit_code` is None while it runs."""
+
+    index: int
+    name: str
+    node: str | None = None
+    exit_code: int | None = None
+    oom_killed: bool = False
+    report: TerminationReport | None = None
+    log_tail: str = ""
+    progress: Progress | None = None
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it ended badly; None while it runs and after a good end."""
+        if self.exit_code is None:
+            return None
+        if self.report is not None and self.report.exit_code == self.exit_code:
+            return self.report.reason
+        return reason_of_exit(self.exit_code, oom_killed=self.oom_killed)
+
+    @property
+    def message(self) -> str:
+        """One sentence on how it ended."""
+        if self.report is not None and self.report.exit_code == self.exit_code:
+            return self.report.message
+        return f"{self.name} ended with exit code {self.exit_code} and left no report"
+
+
+@dataclass(frozen=True)
+class ObservedGroup:
+    """One group of one run."""
+
+    run_id: str
+    stage: Stage
+    pool: str | None
+    attempt: int
+    state: GroupState
+    processes: tuple[ObservedProcess, ...]
+
+    @property
+    def failed_processes(self) -> tuple[ObservedProcess, ...]:
+        return tuple(process for process in self.processes if process.exit_code)
+
+    @property
+    def report(self) -> TerminationReport | None:
+        """The report of a stage that is one process."""
+        return self.processes[0].report if self.processes else None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All groups that carry the resource's labels, of whatever run."""
+
+    groups: tuple[ObservedGroup, ...] = ()
+
+    def of_run(self, run_id: str) -> "Observed":
+        return Observed(tuple(group for group in self.groups if group.run_id == run_id))
+
+    def attempts(self, stage: Stage, pool: str | None = None) -> tuple[ObservedGroup, ...]:
+        """Every attempt of one stage and pool that is still there, the oldest first."""
+        found = [group for group in self.groups if group.stage == stage and group.pool == pool]
+        return tuple(sorted(found, key=lambda group: group.attempt))
+
+    def attempt(self, stage: Stage, pool: str | None, attempt: int) -> ObservedGroup | None:
+        return next((group for group in self.attempts(stage, pool) if group.attempt == attempt), None)
