@@ -69,9 +69,9 @@ def inputs(run: str) -> str:
     return f"{run_prefix(run)}inputs.json"
 
 
-def probe(run: str, attempt: int) -> str:
-    """Where preflight tries out conditional writes: a fresh key for each attempt."""
-    return f"{run_prefix(run)}probe-{attempt}"
+def probe(run: str, nonce: str) -> str:
+    """Where preflight tries out conditional writes: a fresh key each time, for a pod can run twice in one attempt."""
+    return f"{run_prefix(run)}probe-{nonce}"
 
 
 def claim(run: str, clip_digest: str) -> str:

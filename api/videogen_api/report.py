@@ -41,11 +41,11 @@ class Progress(Model):
     """A look at a running process; counts are of this process alone."""
 
     stage: Stage
-    pool: str | None
+    pool: str | None = None
     index: int
     attempt: int
     pod: str
-    node: str | None
+    node: str | None = None
     device: str
     state: RunnerState
     clip: str | None = None
@@ -135,11 +135,11 @@ class TerminationReport(Model):
     """The last words of a process."""
 
     stage: Stage
-    pool: str | None
+    pool: str | None = None
     index: int
     attempt: int
     exit_code: int
-    reason: Reason | None
+    reason: Reason | None = None
     message: str
     seconds: float
     peak_memory_bytes: int

@@ -135,6 +135,8 @@ class LocalBackend:
         name = f"{group_name}-{index}"
         folder = plan_path.parent / name
         folder.mkdir(exist_ok=True)
+        for left_over in (folder / "termination.json", folder / "address"):
+            left_over.unlink(missing_ok=True)  # of a run whose status somebody removed
         environment: dict[str, str] = {
             # One thread each: results must not depend on how many processes share the machine.
             "OMP_NUM_THREADS": "1",
