@@ -35,9 +35,15 @@ def look_for_marker(store: Store, clip_digest: str) -> MarkerSighting:
     return MarkerSighting(stored.record if is_intact(store, stored.record.video) else None, stored.etag)
 
 
-def write_marker(store: Store, marker: DoneMarker, seen: MarkerSighting) -> bool:
-    """Writes the marker where nothing has changed since `seen`; False where another runner finished the clip first."""
+def write_marker(store: Store, marker: DoneMarker, seen: MarkerSighting, *, conditional: bool) -> bool:
+    """Writes the marker where nothing has changed since `seen`; False where another runner finished the clip first.
+
+    A store that cannot be trusted with conditions (`Inputs.claims`) is simply written to: each clip has one owner.
+    """
     key, body = keys.clip_done(marker.clip_digest), record_bytes(marker)
+    if not conditional:
+        store.put(key, body)
+        return True
     written = store.create(key, body) if seen.etag is None else store.swap(key, body, seen.etag)
     return written is not None
 
