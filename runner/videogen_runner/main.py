@@ -224,4 +224,7 @@ def _log_to_stderr() -> None:
 if __name__ == "__main__":
     faulthandler.enable()
     _log_to_stderr()
-    sys.exit(main(os.environ, Clock()))
+    exit_code = main(os.environ, Clock())
+    logging.shutdown()
+    # At once: a thread may still be inside a denoising step, or wait for a store that does not answer.
+    os._exit(exit_code)
