@@ -15,6 +15,7 @@ from videogen_api.plan import Clip, Inputs, Plan, canonical_json
 from videogen_api.records import ClipFailure, DoneMarker, Manifest, ManifestClip, Sidecar, StoredFile
 from videogen_api.report import ClipFailureLine, CollectReport, RunnerState
 from videogen_api.status import Output
+from videogen_runner.compute import ComputeThread
 from videogen_runner.done import is_intact, look_for_marker
 from videogen_runner.page import render_page
 from videogen_runner.roles.context import RoleContext
@@ -41,6 +42,10 @@ def run(context: RoleContext) -> CollectReport:
 
     Raises StoreUnavailable, StoreDenied, Interrupted; NotFound where preflight has not run.
     """
+    return ComputeThread(context.stop).run(lambda: _collect(context))
+
+
+def _collect(context: RoleContext) -> CollectReport:
     plan, store = context.plan, context.store
     inputs = get_record(store, keys.inputs(plan.run), Inputs).record
     context.progress.update(state=RunnerState.CHECKING, total=len(plan.work) + len(plan.clips))
