@@ -1,0 +1,117 @@
+"""From a manifest to a plan: what is made (prompts, seeds, sizes) and where it is made (formats, shards, slices).
+
+`make_plan` is pure: the same manifest and defaults give the same bytes. The planner knows cards by their data sheets
+and stages by costs.py; it knows nothing of what a cluster has free at the moment.
+"""
+
+from videogen_api import video as sizes
+from videogen_api.architecture import architecture_of
+from videogen_api.errors import InvalidInput
+from videogen_api.plan import (
+    NUMERICS_VERSION,
+    Plan,
+    PlannedModel,
+    PlannedSampling,
+    PlannedStorage,
+    PlannedVideo,
+)
+from videogen_api.resource import VideoGeneration
+from videogen_api.spec import ModelRef, Sampling, Storage, Video
+from videogen_operator.core import defaults as code_defaults
+from videogen_operator.core.defaults import Defaults, resolve_encoder, resolve_model, resolve_pools, resolve_storage
+from videogen_operator.core.placement import place_encoder, place_pool
+from videogen_operator.core.strategy import choose_strategy
+from videogen_operator.core.texts import resolve_prompt
+
+# What a ConfigMap holds, less some room for its names.
+MAX_PLAN_BYTES = 2**20 - 4096
+
+
+def make_plan(resource: VideoGeneration, defaults: Defaults) -> Plan:
+    """The plan of one run. Raises InvalidInput naming the field and the remedy."""
+    spec = resource.spec
+    model = _resolve_model(resolve_model(spec.model, defaults.model))
+    architecture = architecture_of(model.name)
+    sampling = spec.sampling or Sampling()
+    video = _resolve_video(spec.video or Video())
+    prompts = tuple(resolve_prompt(i, prompt, video, sampling) for i, prompt in enumerate(spec.prompts))
+    planned_sampling = PlannedSampling(
+        steps=sampling.steps or code_defaults.STEPS,
+        guidance=code_defaults.GUIDANCE if sampling.guidance is None else float(sampling.guidance),
+    )
+    texts = tuple(dict.fromkeys(segment.text for prompt in prompts for segment in prompt.segments))
+    pools = resolve_pools(spec.runners, defaults)
+    if not any(pool.replicas for pool in pools):
+        raise InvalidInput(
+            "spec.runners: no pool has a replica, so nothing would run; raise replicas, or set spec.suspend to pause"
+        )
+    clips = sum(prompt.samples for prompt in prompts)
+    encoder = resolve_encoder(spec.encoder, pools, defaults)
+    planned_encoder = place_encoder(encoder, architecture, texts)
+    planned_pools = tuple(place_pool(pool, architecture, video, planned_sampling, texts, clips) for pool in pools)
+    strategy, why = choose_strategy(spec.schedule, encoder, pools, planned_encoder)
+    plan = Plan.with_run_id(
+        name=resource.metadata.name,
+        namespace=resource.metadata.namespace,
+        numerics_version=NUMERICS_VERSION,
+        prompts=prompts,
+        video=video,
+        sampling=planned_sampling,
+        model=model,
+        storage=_resolve_storage(resolve_storage(spec.storage, defaults.storage)),
+        strategy=strategy,
+        why=why,
+        encoder=planned_encoder,
+        pools=planned_pools,
+        retries=code_defaults.RETRIES if spec.retries is None else spec.retries,
+    )
+    _check_size(plan)
+    return plan
+
+
+def _resolve_model(model: ModelRef) -> PlannedModel:
+    if model.name is None or model.precision is None:
+        raise AssertionError("the code's defaults name a model and a precision")
+    if model.weights is None:
+        raise InvalidInput(
+            "spec.model.weights: missing; say where the weights are: s3://bucket/path, pvc://claim/path or a path"
+        )
+    return PlannedModel(name=model.name, weights=model.weights, precision=model.precision)
+
+
+def _resolve_storage(storage: Storage) -> PlannedStorage:
+    if storage.url is None:
+        raise InvalidInput("spec.storage.url: missing; say where results go: s3://bucket/path")
+    return PlannedStorage(url=storage.url, endpoint=storage.endpoint, region=storage.region)
+
+
+def _resolve_video(video: Video) -> PlannedVideo:
+    if video.size is not None:
+        height, width = video.size.height, video.size.width
+    else:
+        height, width = sizes.image_size_of_aspect(
+            video.resolution or code_defaults.RESOLUTION, video.aspect_ratio or code_defaults.ASPECT_RATIO
+        )
+    planned = PlannedVideo(
+        height=height,
+        width=width,
+        frames=video.frames or code_defaults.FRAMES,
+        fps=video.fps or code_defaults.FPS,
+        loops=video.loops or code_defaults.LOOPS,
+        condition_frames=video.condition_frames or code_defaults.CONDITION_FRAMES,
+    )
+    if planned.loops > 1 and planned.condition_frames >= planned.frames:
+        raise InvalidInput(
+            f"spec.video.conditionFrames: {planned.condition_frames} of {planned.frames} frames would leave a loop "
+            "nothing of its own; lower it, raise frames, or set loops to 1"
+        )
+    return planned
+
+
+def _check_size(plan: Plan) -> None:
+    size = len(plan.to_bytes())
+    if size > MAX_PLAN_BYTES:
+        raise InvalidInput(
+            f"spec.prompts: the plan would take {size:,} bytes, and Kubernetes keeps {MAX_PLAN_BYTES:,}; use several "
+            "VideoGenerations"
+        )
