@@ -39,10 +39,11 @@ class ComputeThread:
 
     def run(self, work: Callable[[], T]) -> T:
         """What the work returns, or raises. Raises Interrupted at a stop, without waiting for the work's end."""
-        future = self.submit(work)
-        if not self.is_done_before_stop(future):
-            raise Interrupted("stopped by a signal; what is done is kept, run again to continue")
-        return future.result()
+        if not self._stop.is_set():
+            future = self.submit(work)
+            if self.is_done_before_stop(future):
+                return future.result()
+        raise Interrupted("stopped by a signal; what is done is kept, run again to continue")
 
     def _serve(self) -> None:
         while True:

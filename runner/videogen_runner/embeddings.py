@@ -42,12 +42,14 @@ class Embeddings:
 
     def write(self, text: str, y_LC: "Tensor", num_dropped: int) -> None:
         """Stores an embedding in the dtype that the encoder computed it in, which is no loss."""
-        import torch
+        from videogen_runner.device import torch_dtype
 
-        dtype: torch.dtype = getattr(torch, self._dtype)
         metadata = {_TOKENS: str(len(y_LC)), _DROPPED: str(num_dropped)}
         put_tensors(
-            self._store, keys.embedding(self._digest, text), {_EMBEDDING: y_LC.to(dtype).contiguous()}, metadata
+            self._store,
+            keys.embedding(self._digest, text),
+            {_EMBEDDING: y_LC.to(torch_dtype(self._dtype)).contiguous()},
+            metadata,
         )
 
     def read(self, text: str) -> "Tensor":

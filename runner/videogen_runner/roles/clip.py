@@ -1,0 +1,287 @@
+"""One clip, from a claim to its done marker: resume, denoise with checkpoints, decode, write.
+
+The order of writes is what makes a crash harmless: final latents before decoding, the video before the marker, the
+marker last. What the next owner does not find, it makes again, bit for bit.
+
+Shape suffixes: C channels, F frames, H W rows and columns.
+"""
+
+import hashlib
+import logging
+import statistics
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from videogen_api import keys
+from videogen_api.errors import Internal, Interrupted
+from videogen_api.plan import Clip, Inputs, PlannedPool
+from videogen_api.records import DoneMarker, StoredFile, Timings
+from videogen_api.report import RunnerState
+from videogen_runner.checkpoint import CheckpointInterval, Checkpoints
+from videogen_runner.claims import Claims, Held
+from videogen_runner.compute import ComputeThread
+from videogen_runner.done import MarkerSighting, write_marker
+from videogen_runner.embeddings import Embeddings
+from videogen_runner.media import Pixels, to_uint8, write_mp4, write_png
+from videogen_runner.models.opensora.draws import SeededDraws
+from videogen_runner.models.opensora.generation import ClipGenerator, ClipState, Placement
+from videogen_runner.models.opensora.stdit3 import STDiT3
+from videogen_runner.models.opensora.vae import VideoAutoencoder
+from videogen_runner.roles.clip_inputs import build_request, load_references
+from videogen_runner.roles.context import RoleContext
+from videogen_runner.store import sha256_of_file
+
+log = logging.getLogger("videogen")
+
+# At a stop a running step may still end within this time; the whole process has 10 s.
+_GRACE_SECONDS = 5.0
+_STEPS_OF_MEDIAN = 9
+
+
+class NotFinite(Internal):
+    """Numbers of a clip have become NaN or infinite: this clip cannot be made, others can."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What all clips of a process are made with."""
+
+    context: RoleContext
+    inputs: Inputs
+    pool: PlannedPool
+    claims: Claims
+    compute: ComputeThread
+    denoiser: STDiT3
+    vae: VideoAutoencoder
+
+
+@dataclass
+class StepTimes:
+    """How long denoising steps took, in seconds."""
+
+    count: int = 0
+    total: float = 0.0
+    last: "deque[float]" = field(default_factory=lambda: deque(maxlen=_STEPS_OF_MEDIAN))
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.total += seconds
+        self.last.append(seconds)
+
+    @property
+    def median(self) -> float | None:
+        """Of the last few."""
+        return statistics.median(self.last) if self.last else None
+
+
+@dataclass
+class _Seconds:
+    """Where the time of a clip went, beside its steps."""
+
+    encode: float = 0.0
+    decode: float = 0.0
+    write: float = 0.0
+
+
+class ClipWork:
+    """The work on one clip; `held` is its claim as last written, `is_resumed` whether a checkpoint was there."""
+
+    def __init__(self, workshop: Workshop, clip: Clip, held: Held, seen: MarkerSighting) -> None:
+        """`seen` is the clip's marker, which does not hold, as it was when the claim was taken."""
+        self.held = held
+        self.is_resumed = False
+        self.steps = StepTimes()
+        self._seconds = _Seconds()
+        self._workshop = workshop
+        self._clip = clip
+        self._seen = seen
+        context = workshop.context
+        self._plan, self._store, self._progress = context.plan, context.store, context.progress
+        self._stop, self._now = context.stop, context.clock.monotonic
+        self._compute = workshop.compute
+        self._prompt = self._plan.prompts[clip.prompt]
+        self._checkpoints = Checkpoints(self._store, held.clip_digest, self._plan.numerics_version)
+        self._interval = CheckpointInterval(self._now())
+        self._saved: tuple[ClipState, StoredFile] | None = None
+
+    def run(self) -> bool:
+        """Makes the clip; False where the claim went to another runner on the way.
+
+        Raises InvalidInput or NotFinite for a clip that cannot be made, EmbeddingMissing where its texts are not
+        encoded, Interrupted at a stop; then the last completed step is in the store.
+        """
+        generator = self._build_generator()
+        state = self._denoise(generator, self._first_state(generator))
+        latents = self._save(state) if state is not None else None
+        if state is None or latents is None:
+            return False
+        frames_FHWC = self._decode(generator, state)
+        self._finish(frames_FHWC, latents, self._write_video(frames_FHWC))
+        return True
+
+    def _build_generator(self) -> ClipGenerator:
+        workshop, pool = self._workshop, self._workshop.pool
+        embeddings = Embeddings(self._store, self._plan, workshop.inputs)
+        return ClipGenerator(
+            workshop.denoiser,
+            workshop.vae,
+            build_request(self._plan, self._prompt),
+            [embeddings.read(self._prompt.text_of_loop(loop)) for loop in range(self._plan.video.loops)],
+            SeededDraws(self._clip.seed),
+            Placement(pool.guidance_batch, pool.decode_batch_frames, pool.decode_batch_frames),
+        )
+
+    def _first_state(self, generator: ClipGenerator) -> ClipState:
+        found = self._checkpoints.furthest()
+        if found is not None:
+            log.info("clip %s goes on at loop %d, step %d", self._clip.name, found.loop, found.next_step)
+            self.is_resumed = True
+            return found
+        self._progress.update(state=RunnerState.ENCODING)
+        started = self._now()
+        credentials = self._workshop.context.environment.credentials
+        references_CFHW = load_references(self._plan, self._prompt, self._workshop.inputs, credentials)
+        state = self._compute.run(lambda: generator.start(references_CFHW))
+        self._seconds.encode += self._now() - started
+        return state
+
+    def _denoise(self, generator: ClipGenerator, state: ClipState) -> ClipState | None:
+        """The state after the last step, or None where the claim was lost."""
+        states = generator.states(state)
+        self._show(state)
+        while True:
+            started = self._now()
+            running = self._compute.submit(lambda: _next_state(states, self._clip.name))
+            if not self._compute.is_done_before_stop(running):
+                self._save_and_stop(state, running)
+            following = running.result()
+            if following is None:
+                return state
+            state = following
+            self._count(state, self._now() - started)
+            if self._stop.is_set():
+                self._save_and_stop(state, None)
+            if self._interval.is_due(self._now()) and self._save(state) is None:
+                return None
+
+    def _count(self, state: ClipState, seconds: float) -> None:
+        if state.next_step:
+            self.steps.add(seconds)
+        else:
+            # No step: the loop before was decoded, and encoded again to begin this one.
+            self._seconds.decode += seconds
+        self._show(state)
+
+    def _show(self, state: ClipState) -> None:
+        self._progress.update(
+            state=RunnerState.DENOISING,
+            clip=self._clip.name,
+            loop=state.loop,
+            loops=self._plan.video.loops,
+            step=state.next_step,
+            steps=self._plan.sampling.steps,
+            seconds_per_step=self.steps.median,
+        )
+
+    def _save(self, state: ClipState) -> StoredFile | None:
+        """Writes a checkpoint, unless it is there; None where the claim was lost."""
+        if self._saved is not None and self._saved[0] is state:
+            return self._saved[1]
+        started = self._now()
+        held = self._workshop.claims.heartbeat(self.held)
+        if held is None:
+            return None
+        self.held = held
+        file = self._checkpoints.save(state, held.claim.epoch)
+        self._saved = (state, file)
+        self._interval.written(started, self._now())
+        return file
+
+    def _save_and_stop(self, state: ClipState, running: "Future[ClipState | None] | None") -> NoReturn:
+        """Saves the last completed step at once; then the running one, if it ends within the grace."""
+        deadline = self._now() + _GRACE_SECONDS
+        self._progress.update(state=RunnerState.STOPPING)
+        still_ours = self._save(state) is not None
+        if still_ours and running is not None and wait([running], max(0.0, deadline - self._now())).done:
+            following = running.result()
+            if following is not None:
+                self._save(following)
+        raise Interrupted(f"stopped by a signal in clip {self._clip.name}; its last step is kept, run again to go on")
+
+    def _decode(self, generator: ClipGenerator, state: ClipState) -> Pixels:
+        self._progress.update(state=RunnerState.DECODING)
+        started = self._now()
+        frames_FHWC = self._compute.run(lambda: _decode_frames(generator, state, self._clip.name))
+        self._seconds.decode += self._now() - started
+        return frames_FHWC
+
+    def _write_video(self, frames_FHWC: Pixels) -> StoredFile:
+        """An mp4, or a png of a single frame, under a key that names its content."""
+        self._progress.update(state=RunnerState.WRITING)
+        started = self._now()
+        suffix = "png" if len(frames_FHWC) == 1 else "mp4"
+        # A file that is still being written at a stop may appear while the folder is removed.
+        scratch = self._workshop.context.environment.scratch
+        with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / f"clip.{suffix}"
+            self._compute.run(lambda: _write_frames(path, frames_FHWC, self._plan.video.fps))
+            sha256 = sha256_of_file(path)
+            key = keys.clip_video(self.held.clip_digest, self.held.claim.epoch, sha256, suffix)
+            self._store.put_file(key, path)
+            file = StoredFile(key=key, bytes=path.stat().st_size, sha256=sha256)
+        self._seconds.write += self._now() - started
+        return file
+
+    def _finish(self, frames_FHWC: Pixels, latents: StoredFile, video: StoredFile) -> None:
+        frames, height, width, _ = frames_FHWC.shape
+        marker = DoneMarker(
+            clip_digest=self.held.clip_digest,
+            epoch=self.held.claim.epoch,
+            video=video,
+            latents=latents,
+            frames_sha256=hashlib.sha256(frames_FHWC.data).hexdigest(),
+            frames=frames,
+            width=width,
+            height=height,
+            fps=self._plan.video.fps,
+            runner=self._workshop.context.environment.pod,
+            timings=Timings(
+                encode=self._seconds.encode,
+                denoise=self.steps.total,
+                decode=self._seconds.decode,
+                write=self._seconds.write,
+                steps=self.steps.count,
+            ),
+        )
+        if not write_marker(self._store, marker, self._seen, conditional=self._workshop.inputs.claims):
+            log.info("clip %s was finished by another runner at the same time", self._clip.name)
+
+
+def _next_state(states: Iterator[ClipState], clip: str) -> ClipState | None:
+    """The state after one more step, computed through and finite; None after the last."""
+    state = next(states, None)
+    if state is not None and not bool(state.z_BCTHW.isfinite().all()):
+        raise NotFinite(
+            f"clip {clip} has no finite latents after loop {state.loop}, step {state.next_step}; "
+            "use another precision or lower guidance"
+        )
+    return state
+
+
+def _decode_frames(generator: ClipGenerator, state: ClipState, clip: str) -> Pixels:
+    x_CFHW = generator.frames(state)
+    if not bool(x_CFHW.isfinite().all()):
+        raise NotFinite(f"clip {clip} has no finite pixels after decoding; use another precision")
+    return to_uint8(x_CFHW)
+
+
+def _write_frames(path: Path, frames_FHWC: Pixels, fps: float) -> None:
+    if len(frames_FHWC) == 1:
+        write_png(path, frames_FHWC[0])
+    else:
+        write_mp4(path, frames_FHWC, fps)
