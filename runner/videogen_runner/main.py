@@ -120,7 +120,8 @@ def failure_of(error: Exception) -> VideogenError:
     if _is_out_of_memory(error):
         return OutOfMemory(f"no memory left: {_first_line(error)}; use a bigger card, more memory or a smaller video")
     if isinstance(error, ModuleNotFoundError):
-        return ConfigInvalid(f"this image lacks the Python package {error.name}; use the one made for this stage")
+        package = (error.name or "").partition(".")[0]
+        return ConfigInvalid(f"this image lacks the Python package {package}; use the one made for this stage")
     return Internal(f"{type(error).__name__}: {_first_line(error)}")
 
 

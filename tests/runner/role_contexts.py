@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
 from tests.builders import build_plan
 
 from videogen_api import keys
@@ -19,15 +21,14 @@ from videogen_runner.progress import ProgressHolder
 from videogen_runner.roles.context import Clock, RoleContext
 from videogen_runner.store import Store, open_store
 from videogen_runner.store.records import put_record
-from videogen_runner.weights.tensor_files import TensorSpec, write_safetensors
 
 
-def write_weights(folder: Path, content: bytes = b"\0\0\0\0") -> Path:
-    """A weights directory that preflight can take the digests of: one tensor for each network."""
+def write_weights(folder: Path, value: float = 0.0) -> Path:
+    """A weights directory that preflight can take the digests of: one number for each network."""
     for component in ("encoder", "denoiser", "vae"):
         (folder / component).mkdir(parents=True)
         (folder / component / "config.json").write_text(json.dumps({"of": component}))
-        write_safetensors(folder / component / "model.safetensors", {"w": TensorSpec("F32", (1,))}, [("w", [content])])
+        save_file({"w": torch.tensor([value])}, folder / component / "model.safetensors")
     (folder / "encoder" / "tokenizer.json").write_text("{}")
     return folder
 
@@ -96,9 +97,7 @@ def finish_clip(store: Store, plan: Plan, inputs: Inputs, clip: Clip, suffix: st
     digest = plan.clip_digest(clip, inputs)
     video, latents = f"video of {clip.seed}".encode(), f"latents of {clip.seed}".encode()
     video_sha256 = hashlib.sha256(video).hexdigest()
-    video_file = StoredFile(
-        key=keys.clip_video(digest, 1, video_sha256, suffix), bytes=len(video), sha256=video_sha256
-    )
+    video_file = StoredFile(key=keys.clip_video(digest, 1, video_sha256, suffix), bytes=len(video), sha256=video_sha256)
     latents_sha256 = hashlib.sha256(latents).hexdigest()
     latents_file = StoredFile(
         key=keys.CheckpointKey(loop=0, step=4, epoch=1, sha256=latents_sha256).key(digest),

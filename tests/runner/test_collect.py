@@ -146,9 +146,7 @@ def test_a_clip_that_was_made_after_all_has_not_failed(
     assert (report.succeeded, report.failed, report.missing) == (1, 0, 1)
 
 
-def test_a_damaged_video_is_missing_and_its_copy_goes(
-    tmp_path: Path, plan: Plan, store: Store, inputs: Inputs
-) -> None:
+def test_a_damaged_video_is_missing_and_its_copy_goes(tmp_path: Path, plan: Plan, store: Store, inputs: Inputs) -> None:
     done = finish_clip(store, plan, inputs, plan.work[0])
     assert run(tmp_path, plan).succeeded == 1
     store.put(done.video.key, b"another video")

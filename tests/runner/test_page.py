@@ -53,30 +53,21 @@ def parse(text: str) -> Page:
 
 def build_manifest(plan: Plan, *done: DoneMarker, failure: ClipFailure | None = None) -> Manifest:
     """The first clips are done, the next one has failed (if `failure` is given), the rest is missing."""
-    clips = []
+    clips: list[ManifestClip] = []
     for position, clip in enumerate(plan.clips):
-        marker = done[position] if position < len(done) else None
-        sidecar = marker and Sidecar(
-            clip=clip.name,
-            prompt=plan.prompts[clip.prompt].name,
-            text=plan.prompts[clip.prompt].text,
-            seed=clip.seed,
-            video=plan.video,
-            sampling=plan.sampling,
-            model=plan.model.name,
-            weights=build_inputs(plan).weights,
-            run_id=plan.run_id,
-            done=marker,
-        )
+        prompt = plan.prompts[clip.prompt]
+        url, sidecar = None, None
+        if position < len(done):
+            suffix = done[position].video.key.rpartition(".")[2]
+            url = f"s3://bucket/videos/default/test/{clip.name}.{suffix}"
+            sidecar = Sidecar(
+                clip=clip.name, prompt=prompt.name, text=prompt.text, seed=clip.seed, video=plan.video,
+                sampling=plan.sampling, model=plan.model.name, weights=build_inputs(plan).weights, run_id=plan.run_id,
+                done=done[position],
+            )  # fmt: skip
+        failed = failure if position == len(done) else None
         clips.append(
-            ManifestClip(
-                clip=clip.name,
-                prompt=plan.prompts[clip.prompt].name,
-                seed=clip.seed,
-                url=marker and f"s3://bucket/videos/default/test/{clip.name}.{marker.video.key.rpartition('.')[2]}",
-                sidecar=sidecar,
-                failure=failure if position == len(done) else None,
-            )
+            ManifestClip(clip=clip.name, prompt=prompt.name, seed=clip.seed, url=url, sidecar=sidecar, failure=failed)
         )
     return Manifest(plan=plan, weights=build_inputs(plan).weights, clips=tuple(clips))
 
@@ -114,9 +105,7 @@ def test_every_clip_plays_from_the_file_beside_the_page(tmp_path: Path, plan: Pl
 def test_a_single_frame_is_an_image(tmp_path: Path, plan: Plan) -> None:
     page = parse(render_page(build_manifest(plan, make(tmp_path, plan, 0, "png"))))
     assert page.all("video") == []
-    assert page.all("img") == [
-        {"src": "fox-1.png", "alt": "fox-1", "width": "64", "height": "64", "loading": "lazy"}
-    ]
+    assert page.all("img") == [{"src": "fox-1.png", "alt": "fox-1", "width": "64", "height": "64", "loading": "lazy"}]
     assert page.texts["p"][2] == "seed 1 · 64 × 64 · made in 4.0 s (4 steps in 3.0 s) · "  # noqa: RUF001
 
 
