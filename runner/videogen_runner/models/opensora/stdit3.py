@@ -58,8 +58,7 @@ class STDiT3Config:
     def from_mapping(cls, config: Mapping[str, Any]) -> Self:
         """Read the keys of the public config.json; a missing key is XL/2's."""
         known = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
-        if "patch_size" in known:
-            known["patch_size"] = tuple(known["patch_size"])
+        known["patch_size"] = tuple(known.get("patch_size", cls.patch_size))
         return cls(**known)
 
     @property
@@ -166,7 +165,9 @@ class CaptionEmbedder(nn.Module):
 
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()
-        self.register_buffer("y_embedding", torch.randn(config.model_max_length, config.caption_channels))
+        # Not randn, here and below: on the meta device that imports torch's compiler, for seconds.
+        y_LX = nn.init.uniform_(torch.empty(config.model_max_length, config.caption_channels))
+        self.register_buffer("y_embedding", y_LX)
         self.y_proj = Mlp(config.caption_channels, config.hidden_size, config.hidden_size)
 
     def forward(self, y_BLX: Tensor) -> Tensor:
@@ -194,8 +195,7 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, head_size: int) -> None:
         super().__init__()
-        exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
-        self.freqs = nn.Parameter(1.0 / MAX_PERIOD**exponents, requires_grad=False)
+        self.freqs = nn.Parameter(torch.tensor([MAX_PERIOD ** (-i / head_size) for i in range(0, head_size, 2)]))
 
     def forward(self, num_frames: int) -> tuple[Tensor, Tensor]:
         """cos_T1E and sin_T1E. Angles are rounded to the dtype of the model, as those of the released one are."""
@@ -289,7 +289,7 @@ class STDiT3Block(nn.Module):
         self.attn = SelfAttention(config)
         self.cross_attn = CrossAttention(config)
         self.mlp = Mlp(config.hidden_size, int(config.hidden_size * config.mlp_ratio), config.hidden_size)
-        self.scale_shift_table = nn.Parameter(torch.randn(6, config.hidden_size) / config.hidden_size**0.5)
+        self.scale_shift_table = nn.Parameter(nn.init.uniform_(torch.empty(6, config.hidden_size)))
 
     def forward(
         self,
@@ -318,7 +318,7 @@ class FinalLayer(nn.Module):
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()
         self.linear = nn.Linear(config.hidden_size, math.prod(config.patch_size) * config.out_channels)
-        self.scale_shift_table = nn.Parameter(torch.randn(2, config.hidden_size) / config.hidden_size**0.5)
+        self.scale_shift_table = nn.Parameter(nn.init.uniform_(torch.empty(2, config.hidden_size)))
 
     def forward(self, x_BTSD: Tensor, t_BD: Tensor, t0_BD: Tensor, x_mask_BT: Tensor | None) -> Tensor:
         x_BTSD = self._modulate(x_BTSD, t_BD)

@@ -18,7 +18,7 @@ from videogen_api.architecture import MAX_TOKENS, TextEncoderShape
 from videogen_api.errors import WeightsInvalid, WeightsMissing
 
 # The file and the module name the same tensor differently.
-_EMBEDDING, _EMBEDDING_ALIAS = "shared.weight", "encoder.embed_tokens.weight"
+EMBEDDING, EMBEDDING_ALIAS = "shared.weight", "encoder.embed_tokens.weight"
 _FP32_IN_FP16 = ".DenseReluDense.wo.weight"
 
 PAD_ID, END_ID = 0, 1
@@ -93,6 +93,24 @@ def t5_config(shape: TextEncoderShape) -> dict[str, Any]:
     }
 
 
+def t5_shapes(shape: TextEncoderShape) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a checkpoint of these sizes; asking transformers would cost seconds."""
+    inner = shape.num_heads * shape.d_kv
+    shapes: dict[str, tuple[int, ...]] = {
+        EMBEDDING: (shape.vocab_size, shape.d_model),
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (shape.num_buckets, shape.num_heads),
+        "encoder.final_layer_norm.weight": (shape.d_model,),
+    }
+    for index in range(shape.num_layers):
+        attention, mlp = (f"encoder.block.{index}.layer.{layer}" for layer in (0, 1))
+        shapes |= {f"{attention}.SelfAttention.{part}.weight": (inner, shape.d_model) for part in "qkv"}
+        shapes |= {f"{mlp}.DenseReluDense.{part}.weight": (shape.d_ff, shape.d_model) for part in ("wi_0", "wi_1")}
+        shapes |= {f"{part}.layer_norm.weight": (shape.d_model,) for part in (attention, mlp)}
+        shapes[f"{attention}.SelfAttention.o.weight"] = (shape.d_model, inner)
+        shapes[f"{mlp}.DenseReluDense.wo.weight"] = (shape.d_model, shape.d_ff)
+    return shapes
+
+
 def load_t5(
     config: Mapping[str, Any],
     tensors: Iterable[tuple[str, Tensor]],
@@ -106,11 +124,11 @@ def load_t5(
 
     Raises WeightsMissing for a tensor that never comes, WeightsInvalid for one of another shape or of no known name.
     """
-    model = _build_on_meta(config)
+    model = build_on_meta(config)
     parameters = dict(model.named_parameters())
     missing = set(parameters)
     for name, tensor in tensors:
-        key = _EMBEDDING if name == _EMBEDDING_ALIAS else name
+        key = EMBEDDING if name == EMBEDDING_ALIAS else name
         if name.startswith(("decoder.", "lm_head.")):
             continue
         if key not in parameters:
@@ -134,7 +152,8 @@ def dtype_in_memory(name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 and name.endswith(_FP32_IN_FP16) else dtype
 
 
-def _build_on_meta(config: Mapping[str, Any]) -> nn.Module:
+def build_on_meta(config: Mapping[str, Any]) -> nn.Module:
+    """The encoder that a config.json describes: names and shapes, no memory."""
     from transformers import T5Config, T5EncoderModel
 
     with torch.device("meta"):
@@ -144,6 +163,6 @@ def _build_on_meta(config: Mapping[str, Any]) -> nn.Module:
 
 def _set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
     parameter = nn.Parameter(tensor, requires_grad=False)
-    for path in (_EMBEDDING, _EMBEDDING_ALIAS) if name == _EMBEDDING else (name,):
+    for path in (EMBEDDING, EMBEDDING_ALIAS) if name == EMBEDDING else (name,):
         module_path, _, attribute = path.rpartition(".")
         setattr(model.get_submodule(module_path), attribute, parameter)
