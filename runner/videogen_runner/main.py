@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +49,6 @@ def main(env: Mapping[str, str], clock: Clock) -> ExitCode:
             log.error("%s: %s", error.reason, error)
             _write_last_words(termination_log(env), str(error).encode())
             return error.exit_code
-        tempfile.tempdir = str(environment.scratch)
         progress = ProgressHolder.starting(environment)
         outcome = _run_role(environment, progress, stop, clock)
         seconds = clock.monotonic() - started

@@ -18,16 +18,17 @@ from tests.runner.role_contexts import (
 from tests.store.store_backends import ENV, moto
 
 from videogen_api import keys
-from videogen_api.errors import Interrupted, InvalidInput, StoreDenied, WeightsInvalid, WeightsMissing
+from videogen_api.errors import Interrupted, InvalidInput, Reason, StoreDenied, WeightsInvalid, WeightsMissing
 from videogen_api.naming import Stage
 from videogen_api.plan import Inputs, Plan
+from videogen_api.records import ClipFailure
 from videogen_api.report import Bitmap, PreflightReport, RunnerState
 from videogen_runner.embeddings import Embeddings
 from videogen_runner.probe import conditional_writes_work
 from videogen_runner.roles import preflight
 from videogen_runner.roles.preflight import freeze_inputs
 from videogen_runner.store import ConditionsUnsupported, DirectoryStore, Store, open_store
-from videogen_runner.store.records import get_record
+from videogen_runner.store.records import get_record, put_record
 
 
 @pytest.fixture
@@ -108,6 +109,18 @@ def test_a_damaged_embedding_counts_as_absent(tmp_path: Path, plan: Plan) -> Non
     body = store.get(key).body
     store.put(key, body[:-1] + bytes([body[-1] ^ 1]))
     assert check(tmp_path, plan).embeddings == Bitmap.of([False])
+
+
+def test_an_earlier_failure_is_forgotten(tmp_path: Path, plan: Plan) -> None:
+    check(tmp_path, plan)
+    store, inputs = open_store(plan.storage.url, {}), stored_inputs(plan)
+    digest = plan.clip_digest(plan.work[0], inputs)
+    failure = ClipFailure(
+        clip="fox-1", clip_digest=digest, reason=Reason.OUT_OF_MEMORY, message="too big", runner="local-0"
+    )
+    put_record(store, keys.clip_failure(plan.run, digest), failure)
+    check(tmp_path, plan)
+    assert [entry.key for entry in store.list()] == [keys.inputs(plan.run)]
 
 
 def test_missing_weights_are_named(tmp_path: Path, plan: Plan) -> None:

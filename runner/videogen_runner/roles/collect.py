@@ -19,6 +19,7 @@ from videogen_runner.compute import ComputeThread
 from videogen_runner.done import is_intact, look_for_marker
 from videogen_runner.page import render_page
 from videogen_runner.roles.context import RoleContext
+from videogen_runner.roles.inputs import read_inputs
 from videogen_runner.roles.parallel import map_in_threads
 from videogen_runner.store import NotFound, Store
 from videogen_runner.store.records import get_record
@@ -47,7 +48,7 @@ def run(context: RoleContext) -> CollectReport:
 
 def _collect(context: RoleContext) -> CollectReport:
     plan, store = context.plan, context.store
-    inputs = get_record(store, keys.inputs(plan.run), Inputs).record
+    inputs = read_inputs(context)
     context.progress.update(state=RunnerState.CHECKING, total=len(plan.work) + len(plan.clips))
     found = map_in_threads(context, lambda clip: _result_of(store, plan, plan.clip_digest(clip, inputs)), plan.work)
     result_of_ask = {clip.ask: result for clip, result in zip(plan.work, found, strict=True)}

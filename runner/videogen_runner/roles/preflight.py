@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from videogen_api import keys
 from videogen_api.errors import InvalidInput, WeightsInvalid
-from videogen_api.plan import Clip, Inputs, Plan, WeightsDigests
+from videogen_api.plan import Clip, Inputs, Plan
 from videogen_api.report import Bitmap, PreflightReport, RunnerState
 from videogen_runner.compute import ComputeThread
 from videogen_runner.done import look_for_marker
@@ -18,10 +18,10 @@ from videogen_runner.embeddings import Embeddings
 from videogen_runner.probe import conditional_writes_work
 from videogen_runner.references import fetch_reference
 from videogen_runner.roles.context import RoleContext
+from videogen_runner.roles.inputs import planned_weights
 from videogen_runner.roles.parallel import map_in_threads
 from videogen_runner.store import NotFound, Store
 from videogen_runner.store.records import get_record, record_bytes
-from videogen_runner.weights import open_weights
 
 log = logging.getLogger("videogen")
 
@@ -41,7 +41,7 @@ def _check(context: RoleContext) -> PreflightReport:
     if not claims:
         log.warning("the store's conditional writes cannot be trusted: clips are shared out by index")
     context.raise_if_stopped()
-    weights = _weights_digests(context)
+    weights = planned_weights(context).digests()
     references = _reference_digests(context)
     inputs = freeze_inputs(store, plan.run, Inputs(weights=weights, references=references, claims=claims))
     embeddings = map_in_threads(context, Embeddings(store, plan, inputs).is_stored, plan.texts)
@@ -54,17 +54,6 @@ def _check(context: RoleContext) -> PreflightReport:
         *(report.embeddings.count, report.embeddings.size, report.clips.count, report.clips.size),
     )
     return report
-
-
-def _weights_digests(context: RoleContext) -> WeightsDigests:
-    environment, plan = context.environment, context.plan
-    weights = open_weights(
-        environment.weights or plan.model.weights,
-        environment.credentials,
-        endpoint=plan.storage.endpoint,
-        region=plan.storage.region,
-    )
-    return weights.digests()
 
 
 def _reference_digests(context: RoleContext) -> dict[str, str]:
@@ -113,8 +102,14 @@ def _check_unchanged(frozen: Mapping[str, str], found: Mapping[str, str]) -> Non
 
 
 def _has_clip(store: Store, plan: Plan, inputs: Inputs, clip: Clip) -> bool:
-    digest = plan.clip_digest(clip, inputs)
-    seen = look_for_marker(store, digest)
-    if seen.marker is None and seen.etag is not None:
-        log.warning("clip %s is made again: its video is not the one that %s names", clip.name, keys.clip_done(digest))
-    return seen.marker is not None
+    """Whether the clip is done. Where it is not, an earlier failure is forgotten: this look begins another try."""
+    clip_digest = plan.clip_digest(clip, inputs)
+    seen = look_for_marker(store, clip_digest)
+    if seen.marker is not None:
+        return True
+    if seen.etag is not None:
+        log.warning(
+            "clip %s is made again: its video is not the one that %s names", clip.name, keys.clip_done(clip_digest)
+        )
+    store.delete(keys.clip_failure(plan.run, clip_digest))
+    return False
