@@ -3,48 +3,39 @@
 The order of writes is what makes a crash harmless: final latents before decoding, the video before the marker, the
 marker last. What the next owner does not find, it makes again, bit for bit.
 
-Shape suffixes: C channels, F frames, H W rows and columns.
+Shape suffixes: B = 1 sample, C channels, T latent frames, F frames, H W rows and columns.
 """
 
-import hashlib
 import logging
 import statistics
-import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NoReturn
 
-from videogen_api import keys
-from videogen_api.errors import Internal, Interrupted
+from videogen_api.errors import Interrupted
 from videogen_api.plan import Clip, Inputs, PlannedPool
-from videogen_api.records import DoneMarker, StoredFile, Timings
+from videogen_api.records import StoredFile, Timings
 from videogen_api.report import RunnerState
 from videogen_runner.checkpoint import CheckpointInterval, Checkpoints
 from videogen_runner.claims import Claims, Held
 from videogen_runner.compute import ComputeThread
 from videogen_runner.done import MarkerSighting, write_marker
 from videogen_runner.embeddings import Embeddings
-from videogen_runner.media import Pixels, to_uint8, write_mp4, write_png
 from videogen_runner.models.opensora.draws import SeededDraws
 from videogen_runner.models.opensora.generation import ClipGenerator, ClipState, Placement
 from videogen_runner.models.opensora.stdit3 import STDiT3
 from videogen_runner.models.opensora.vae import VideoAutoencoder
 from videogen_runner.roles.clip_inputs import build_request, load_references
+from videogen_runner.roles.clip_output import NotFinite, build_marker, decode, store_video
 from videogen_runner.roles.context import RoleContext
-from videogen_runner.store import sha256_of_file
 
 log = logging.getLogger("videogen")
 
 # At a stop a running step may still end within this time; the whole process has 10 s.
 _GRACE_SECONDS = 5.0
 _STEPS_OF_MEDIAN = 9
-
-
-class NotFinite(Internal):
-    """Numbers of a clip have become NaN or infinite: this clip cannot be made, others can."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +70,6 @@ class StepTimes:
         return statistics.median(self.last) if self.last else None
 
 
-@dataclass
-class _Seconds:
-    """Where the time of a clip went, beside its steps."""
-
-    encode: float = 0.0
-    decode: float = 0.0
-    write: float = 0.0
-
-
 class ClipWork:
     """The work on one clip; `held` is its claim as last written, `is_resumed` whether a checkpoint was there."""
 
@@ -96,7 +78,7 @@ class ClipWork:
         self.held = held
         self.is_resumed = False
         self.steps = StepTimes()
-        self._seconds = _Seconds()
+        self._encode_seconds = self._decode_seconds = 0.0
         self._workshop = workshop
         self._clip = clip
         self._seen = seen
@@ -120,8 +102,7 @@ class ClipWork:
         latents = self._save(state) if state is not None else None
         if state is None or latents is None:
             return False
-        frames_FHWC = self._decode(generator, state)
-        self._finish(frames_FHWC, latents, self._write_video(frames_FHWC))
+        self._output(generator, state, latents)
         return True
 
     def _build_generator(self) -> ClipGenerator:
@@ -147,7 +128,7 @@ class ClipWork:
         credentials = self._workshop.context.environment.credentials
         references_CFHW = load_references(self._plan, self._prompt, self._workshop.inputs, credentials)
         state = self._compute.run(lambda: generator.start(references_CFHW))
-        self._seconds.encode += self._now() - started
+        self._encode_seconds += self._now() - started
         return state
 
     def _denoise(self, generator: ClipGenerator, state: ClipState) -> ClipState | None:
@@ -174,7 +155,7 @@ class ClipWork:
             self.steps.add(seconds)
         else:
             # No step: the loop before was decoded, and encoded again to begin this one.
-            self._seconds.decode += seconds
+            self._decode_seconds += seconds
         self._show(state)
 
     def _show(self, state: ClipState) -> None:
@@ -213,51 +194,23 @@ class ClipWork:
                 self._save(following)
         raise Interrupted(f"stopped by a signal in clip {self._clip.name}; its last step is kept, run again to go on")
 
-    def _decode(self, generator: ClipGenerator, state: ClipState) -> Pixels:
+    def _output(self, generator: ClipGenerator, state: ClipState, latents: StoredFile) -> None:
+        """Decodes, and writes the video and then the marker."""
         self._progress.update(state=RunnerState.DECODING)
         started = self._now()
-        frames_FHWC = self._compute.run(lambda: _decode_frames(generator, state, self._clip.name))
-        self._seconds.decode += self._now() - started
-        return frames_FHWC
-
-    def _write_video(self, frames_FHWC: Pixels) -> StoredFile:
-        """An mp4, or a png of a single frame, under a key that names its content."""
+        frames_FHWC = self._compute.run(lambda: decode(generator, state, self._clip.name))
+        decoded = self._now()
         self._progress.update(state=RunnerState.WRITING)
-        started = self._now()
-        suffix = "png" if len(frames_FHWC) == 1 else "mp4"
-        # A file that is still being written at a stop may appear while the folder is removed.
-        scratch = self._workshop.context.environment.scratch
-        with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
-            path = Path(folder) / f"clip.{suffix}"
-            self._compute.run(lambda: _write_frames(path, frames_FHWC, self._plan.video.fps))
-            sha256 = sha256_of_file(path)
-            key = keys.clip_video(self.held.clip_digest, self.held.claim.epoch, sha256, suffix)
-            self._store.put_file(key, path)
-            file = StoredFile(key=key, bytes=path.stat().st_size, sha256=sha256)
-        self._seconds.write += self._now() - started
-        return file
-
-    def _finish(self, frames_FHWC: Pixels, latents: StoredFile, video: StoredFile) -> None:
-        frames, height, width, _ = frames_FHWC.shape
-        marker = DoneMarker(
-            clip_digest=self.held.clip_digest,
-            epoch=self.held.claim.epoch,
-            video=video,
-            latents=latents,
-            frames_sha256=hashlib.sha256(frames_FHWC.data).hexdigest(),
-            frames=frames,
-            width=width,
-            height=height,
-            fps=self._plan.video.fps,
-            runner=self._workshop.context.environment.pod,
-            timings=Timings(
-                encode=self._seconds.encode,
-                denoise=self.steps.total,
-                decode=self._seconds.decode,
-                write=self._seconds.write,
-                steps=self.steps.count,
-            ),
+        scratch, fps = self._workshop.context.environment.scratch, self._plan.video.fps
+        video = store_video(self._store, self.held, frames_FHWC, fps, scratch, self._compute)
+        timings = Timings(
+            encode=self._encode_seconds,
+            denoise=self.steps.total,
+            decode=self._decode_seconds + decoded - started,
+            write=self._now() - decoded,
+            steps=self.steps.count,
         )
+        marker = build_marker(self.held, frames_FHWC, fps, video, latents, timings)
         if not write_marker(self._store, marker, self._seen, conditional=self._workshop.inputs.claims):
             log.info("clip %s was finished by another runner at the same time", self._clip.name)
 
@@ -271,17 +224,3 @@ def _next_state(states: Iterator[ClipState], clip: str) -> ClipState | None:
             "use another precision or lower guidance"
         )
     return state
-
-
-def _decode_frames(generator: ClipGenerator, state: ClipState, clip: str) -> Pixels:
-    x_CFHW = generator.frames(state)
-    if not bool(x_CFHW.isfinite().all()):
-        raise NotFinite(f"clip {clip} has no finite pixels after decoding; use another precision")
-    return to_uint8(x_CFHW)
-
-
-def _write_frames(path: Path, frames_FHWC: Pixels, fps: float) -> None:
-    if len(frames_FHWC) == 1:
-        write_png(path, frames_FHWC[0])
-    else:
-        write_mp4(path, frames_FHWC, fps)

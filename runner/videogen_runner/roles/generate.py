@@ -19,7 +19,8 @@ from videogen_runner.device import set_up_device, torch_dtype
 from videogen_runner.done import MarkerSighting, look_for_marker
 from videogen_runner.models.opensora.stdit3 import STDiT3
 from videogen_runner.models.opensora.vae import VideoAutoencoder
-from videogen_runner.roles.clip import ClipWork, NotFinite, Workshop
+from videogen_runner.roles.clip import ClipWork, Workshop
+from videogen_runner.roles.clip_output import NotFinite
 from videogen_runner.roles.context import RoleContext
 from videogen_runner.roles.inputs import checked_weights, read_inputs
 from videogen_runner.store import NotFound
