@@ -20,7 +20,7 @@ h1 { margin: 0; font-size: 1.5rem; overflow-wrap: anywhere }
 header p { margin: .25rem 0 1.25rem; color: var(--faint) }
 main { display: grid; gap: 1.25rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)) }
 article { background: var(--card); border: 1px solid var(--line); border-radius: .75rem; overflow: hidden }
-video, img { display: block; width: 100%; height: auto; background: #000 }
+video, img { display: block; width: 100%; height: auto; max-height: 80vh; object-fit: contain; background: #000 }
 .none { display: grid; place-items: center; aspect-ratio: 16 / 9; padding: 1rem; text-align: center;
   border-bottom: 1px solid var(--line); color: var(--faint); overflow-wrap: anywhere }
 .bad { color: var(--bad) }

@@ -75,7 +75,7 @@ def build_context(
     return RoleContext(
         environment=environment,
         plan=plan,
-        store=open_store(plan.storage.url, {}),
+        store=open_store(plan.storage.url, credentials, endpoint=plan.storage.endpoint),
         progress=ProgressHolder.starting(environment),
         stop=threading.Event(),
         clock=Clock(),

@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.runner.role_contexts import build_context, build_inputs, changed, finish_clip, plan_in
+from tests.runner.role_contexts import build_context, build_inputs, changed, finish_clip, plan_in, write_weights
+from tests.store.store_backends import ENV, moto
 
 from videogen_api import keys
 from videogen_api.errors import Interrupted, Reason
 from videogen_api.naming import Stage
 from videogen_api.plan import Inputs, Plan
 from videogen_api.records import ClipFailure, Manifest, ManifestClip, Sidecar
-from videogen_api.report import ClipFailureLine, CollectReport
+from videogen_api.report import Bitmap, ClipFailureLine, CollectReport
 from videogen_api.status import Output
-from videogen_runner.roles import collect
+from videogen_runner.roles import collect, preflight
+from videogen_runner.roles.inputs import read_inputs
 from videogen_runner.store import NotFound, Store, open_store
 from videogen_runner.store.records import put_record
 
@@ -207,6 +209,21 @@ def test_sidecars_are_indented_for_people(tmp_path: Path, plan: Plan, store: Sto
     run(tmp_path, plan)
     body = store.get(f"{FOLDER}/fox-1.json").body
     assert body.decode() == json.dumps(json.loads(body), indent=2, sort_keys=True, ensure_ascii=False)
+
+
+def test_an_object_store_serves_as_well_as_a_folder(tmp_path: Path, plan: Plan) -> None:
+    write_weights(tmp_path / "weights")
+    with moto() as backend:
+        storage = plan.storage.model_copy(update={"url": backend.url, "endpoint": backend.endpoint})
+        context = build_context(tmp_path, changed(plan, storage=storage), Stage.COLLECT, ENV)
+        assert preflight.run(context).claims
+        done = finish_clip(context.store, context.plan, read_inputs(context), context.plan.work[0])
+        assert preflight.run(context).clips == Bitmap.of([True, False])
+        first = collect.run(context)
+        assert (first.succeeded, first.missing, first.outputs[0].url) == (1, 1, f"{backend.url}/{FOLDER}/fox-1.mp4")
+        assert visible(context.store) == ["fox-1.json", "fox-1.mp4", "index.html"]
+        assert context.store.get(f"{FOLDER}/fox-1.mp4", done.video.sha256).body == b"video of 1"
+        assert collect.run(context) == first
 
 
 def test_without_preflight_there_is_nothing_to_collect(tmp_path: Path, plan: Plan) -> None:
