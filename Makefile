@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup test lint types imports unit lock clean
+.PHONY: setup demo test lint types imports unit lock clean
 
 setup: $(STAMP)
 
@@ -18,6 +18,15 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
+
+TINY_WEIGHTS := build/weights/tiny
+
+$(TINY_WEIGHTS): | $(STAMP)
+	$(BIN)/videogen weights random --preset tiny --out $@
+
+demo: setup $(TINY_WEIGHTS)
+	@echo "The tiny model has random weights: it shows every stage at work and makes noise, not pictures."
+	$(BIN)/videogen run examples/quickstart.yaml --out out/quickstart
 
 test: lint types imports unit
 

@@ -5,6 +5,7 @@ keeps; nothing but timings is lost without it, for collect reads the store.
 """
 
 import base64
+import zlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Self, TypeVar
@@ -73,10 +74,10 @@ class Bitmap(Model):
         packed = bytearray(-(-len(flags) // 8))
         for position, flag in enumerate(flags):
             packed[position // 8] |= flag << (position % 8)
-        return cls(size=len(flags), bits=base64.b64encode(bytes(packed)).decode())
+        return cls(size=len(flags), bits=base64.b64encode(zlib.compress(bytes(packed), 9)).decode())
 
     def flags(self) -> tuple[bool, ...]:
-        packed = base64.b64decode(self.bits)
+        packed = zlib.decompress(base64.b64decode(self.bits))
         return tuple(bool(packed[position // 8] >> (position % 8) & 1) for position in range(self.size))
 
     @property

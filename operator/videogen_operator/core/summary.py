@@ -43,8 +43,9 @@ def summarize(
     resource: VideoGeneration, plan: Plan, observed: Observed, ledger: VideoGenerationStatus, step: Step, now: datetime
 ) -> VideoGenerationStatus:
     """The whole status: the ledger as given, everything else computed."""
-    clips = _count_clips(plan, observed, step)
-    progress = 100 if step.phase == Phase.SUCCEEDED else _percent(plan, observed, clips)
+    clips = _count_clips(plan, observed, step, ledger.clips)
+    # A process that is too busy to answer has not lost its work: within one run, progress never goes back.
+    progress = 100 if step.phase == Phase.SUCCEEDED else max(ledger.progress, _percent(plan, observed, clips))
     finished = step.phase in FINISHED_PHASES
     message = step.message
     if step.phase == Phase.GENERATING:
@@ -79,7 +80,7 @@ def _running(observed: Observed, stage: Stage) -> tuple[Progress, ...]:
     )
 
 
-def _count_clips(plan: Plan, observed: Observed, step: Step) -> ClipCounts:
+def _count_clips(plan: Plan, observed: Observed, step: Step, before: ClipCounts | None) -> ClipCounts:
     """Counts of distinct clips; after collect they are those of the manifest."""
     if step.collect is not None:
         return ClipCounts(total=len(plan.clips), succeeded=step.collect.succeeded, failed=step.collect.failed)
@@ -91,7 +92,8 @@ def _count_clips(plan: Plan, observed: Observed, step: Step) -> ClipCounts:
         if process.report is not None and process.report.generate is not None
     ]
     running = _running(observed, Stage.GENERATE)
-    succeeded = reused + sum(report.finished for report in ended) + sum(progress.done for progress in running)
+    made = sum(report.finished for report in ended) + sum(progress.done for progress in running)
+    succeeded = max(before.succeeded if before is not None else 0, reused + made)
     return ClipCounts(
         total=len(plan.work),
         succeeded=min(succeeded, len(plan.work)),

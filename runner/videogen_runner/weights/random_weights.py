@@ -65,7 +65,7 @@ def _write(preset: Preset, component: Component, target: Path, seed: int) -> Com
             yield as_bytes(true_values[name].to(DTYPES[dtype]))
             return
         mean, std = _mean_and_std(name, spec.shape, architecture)
-        for piece in _draw(f"{seed}/{component}/{name}", math.prod(spec.shape), mean, std):
+        for piece in _draw(f"{seed}/{component}/{name}", spec.values, mean, std):
             yield as_bytes(piece.to(DTYPES[dtype]))
 
     with appearing_folder(target) as folder:

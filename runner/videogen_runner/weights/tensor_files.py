@@ -40,8 +40,12 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     @property
+    def values(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return self.values * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)

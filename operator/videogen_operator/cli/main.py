@@ -1,0 +1,43 @@
+"""The `videogen` command: picks a subcommand and loads only what that one needs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from videogen_api.errors import VideogenError
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; errors are one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["weights"]:
+        # A program of the runner's: it needs torch, which this process never loads.
+        os.execv(sys.executable, [sys.executable, "-m", "videogen_runner.weights_cli", *arguments[1:]])  # noqa: S606
+    parsed = _build_parser().parse_args(arguments)
+    try:
+        return int(parsed.command(parsed))
+    except VideogenError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    from videogen_operator.cli import run
+
+    parser = argparse.ArgumentParser(
+        prog="videogen", description="Text-to-video generation on Kubernetes or one machine."
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    run.add_parser(subparsers)
+    subparsers.add_parser("weights", help="convert, inspect or make model weights", add_help=False)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""`videogen weights ...`: convert, inspect and make weights directories (docs/weights.md).
+
+The `videogen` command starts this module as a process of its own, because it needs torch and the command does not.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from videogen_api.architecture import ARCHITECTURES, architecture_of
+from videogen_api.errors import ExitCode, Interrupted, VideogenError
+
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_PRESETS = ("tiny", "xl")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code; an error is one line on stderr."""
+    parsed = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(parsed.run(parsed))
+    except KeyboardInterrupt:
+        error: VideogenError = Interrupted("interrupted; nothing unfinished was left")
+    except VideogenError as raised:
+        error = raised
+    print(f"videogen weights: {error}", file=sys.stderr)
+    return int(error.exit_code)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise Interrupted("stopped by SIGTERM; nothing unfinished was left")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="videogen weights", description="Make, check and convert model weights.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    convert = commands.add_parser("convert", help="stream public checkpoints to safetensors, with their digests")
+    convert.add_argument("source", type=Path, help="directory of the checkpoints' folders, or one of these")
+    convert.add_argument("target", type=Path, help="weights directory to write; folders that are there stay")
+    convert.add_argument("--dtype", choices=_DTYPES, help="cast to this; left out: each tensor keeps its own")
+    convert.set_defaults(run=_convert)
+
+    inspect = commands.add_parser("inspect", help="say what is there, complete, missing or of the wrong shape")
+    inspect.add_argument("directory", type=Path)
+    inspect.add_argument("--model", choices=ARCHITECTURES, help="also compare with this model's sizes")
+    inspect.add_argument("--output", choices=("table", "json"), default="table")
+    inspect.set_defaults(run=_inspect)
+
+    random = commands.add_parser("random", help="write weights that make noise, for tests and timing")
+    random.add_argument("--preset", choices=_PRESETS, required=True, help="tiny: 16 MB; xl: full size, 13.5 GB")
+    random.add_argument("--out", type=Path, required=True, help="weights directory to write")
+    random.add_argument("--seed", type=int, default=0)
+    random.set_defaults(run=_random)
+    return parser
+
+
+def _convert(arguments: argparse.Namespace) -> ExitCode:
+    import torch
+
+    from videogen_runner.weights.conversion import convert
+
+    dtype = getattr(torch, _DTYPES[arguments.dtype]) if arguments.dtype else None
+    for component, table in convert(arguments.source, arguments.target, dtype).items():
+        print(f"{arguments.target / component}: {len(table.tensors)} tensors, digest {table.digest}")
+    return ExitCode.OK
+
+
+def _inspect(arguments: argparse.Namespace) -> ExitCode:
+    from videogen_runner.weights.inspection import inspect
+
+    architecture = architecture_of(arguments.model) if arguments.model else None
+    reports = inspect(arguments.directory, architecture)
+    if arguments.output == "json":
+        print(json.dumps([report.model_dump(mode="json", by_alias=True) for report in reports], indent=2))
+    else:
+        rows = [["COMPONENT", "STATE", "TENSORS", "PARAMETERS", "BYTES", "DTYPE", "DIGEST"]]
+        for report in reports:
+            numbers = [f"{number:,}" for number in (report.tensors, report.parameters, report.bytes)]
+            state = "incomplete" if report.problems else "complete"
+            rows.append([report.component, state, *numbers, ",".join(report.dtypes) or "-", report.digest or "-"])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        for report in reports:
+            if report.note:
+                print(f"{report.folder}: {report.note}")
+    problems = [problem for report in reports for problem in report.problems]
+    for problem in problems:
+        print(f"videogen weights: {problem}", file=sys.stderr)
+    return ExitCode.WEIGHTS if problems else ExitCode.OK
+
+
+def _random(arguments: argparse.Namespace) -> ExitCode:
+    from videogen_runner.weights.random_weights import PRESETS, write_random
+
+    for component, table in write_random(PRESETS[arguments.preset], arguments.out, arguments.seed).items():
+        print(f"{arguments.out / component}: {len(table.tensors)} tensors, digest {table.digest}")
+    print("These weights are random: they make noise, not pictures.")
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
