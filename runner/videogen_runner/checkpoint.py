@@ -28,7 +28,7 @@ _LATENTS, _MASK, _REFERENCE, _FINISHED = "latents", "mask", "reference", "finish
 # What checkpoints may cost: a write is followed by this many times its own duration without one ...
 _WORK_PER_WRITE = 100.0
 # ... and never by less than this; it is also what passes before the first.
-_MIN_INTERVAL_SECONDS = 2.0
+_MIN_INTERVAL_SECONDS = 1.0
 
 
 class Checkpoints:

@@ -86,8 +86,8 @@ class TinyRun:
         preflight.run(self.context(Stage.PREFLIGHT))
         return self.inputs
 
-    def encode(self, **who: int) -> EncodeReport:
-        return encode.run(self.context(Stage.ENCODE, **who))
+    def encode(self, *, attempt: int = 1) -> EncodeReport:
+        return encode.run(self.context(Stage.ENCODE, attempt=attempt))
 
     def prepare(self) -> "TinyRun":
         """Everything that generate needs."""
