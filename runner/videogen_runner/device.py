@@ -31,6 +31,8 @@ def set_up_device(asked: str | None, planned: Device) -> torch.device:
     if not os.environ.get(_THREADS_KEY):
         torch.set_num_threads(1)
     torch.use_deterministic_algorithms(mode=True)
+    # That would also fill every new tensor, against reading what was never written: time for nothing here.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch adds it at run time
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
