@@ -7,9 +7,9 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from videogen_api.architecture import ARCHITECTURES, architecture_of
 from videogen_api.errors import ExitCode, Interrupted, VideogenError
@@ -21,19 +21,35 @@ _PRESETS = ("tiny", "xl")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code; an error is one line on stderr."""
     parsed = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return int(parsed.run(parsed))
     except KeyboardInterrupt:
-        error: VideogenError = Interrupted("interrupted; nothing unfinished was left")
+        error: VideogenError = Interrupted("interrupted")
     except VideogenError as raised:
         error = raised
     print(f"videogen weights: {error}", file=sys.stderr)
     return int(error.exit_code)
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise Interrupted("stopped by SIGTERM; nothing unfinished was left")
+@contextmanager
+def _stop_at_signals() -> Iterator[Callable[[], None]]:
+    """A check that raises Interrupted once SIGTERM or SIGINT has come.
+
+    A handler that raised would be lost where C code imports a module and ignores that it failed (seen, 1 time in 10).
+    """
+    received: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
+
+    def check() -> None:
+        if received:
+            raise Interrupted(f"stopped by {signal.Signals(received[0]).name}; nothing unfinished was left")
+
+    try:
+        yield check
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +82,9 @@ def _convert(arguments: argparse.Namespace) -> ExitCode:
     from videogen_runner.weights.conversion import convert
 
     dtype = getattr(torch, _DTYPES[arguments.dtype]) if arguments.dtype else None
-    for component, table in convert(arguments.source, arguments.target, dtype).items():
+    with _stop_at_signals() as check:
+        tables = convert(arguments.source, arguments.target, dtype, check)
+    for component, table in tables.items():
         print(f"{arguments.target / component}: {len(table.tensors)} tensors, digest {table.digest}")
     return ExitCode.OK
 
@@ -99,7 +117,9 @@ def _inspect(arguments: argparse.Namespace) -> ExitCode:
 def _random(arguments: argparse.Namespace) -> ExitCode:
     from videogen_runner.weights.random_weights import PRESETS, write_random
 
-    for component, table in write_random(PRESETS[arguments.preset], arguments.out, arguments.seed).items():
+    with _stop_at_signals() as check:
+        tables = write_random(PRESETS[arguments.preset], arguments.out, arguments.seed, check)
+    for component, table in tables.items():
         print(f"{arguments.out / component}: {len(table.tensors)} tensors, digest {table.digest}")
     print("These weights are random: they make noise, not pictures.")
     return ExitCode.OK

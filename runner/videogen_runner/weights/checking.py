@@ -1,7 +1,7 @@
 """Whether a component's files are those of the network that its config.json, or a model's name, describes."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from videogen_api.architecture import Architecture
@@ -35,9 +35,15 @@ def check_config(
     return shapes
 
 
-def _differences(actual: Any, wanted: Any) -> list[str]:
-    pairs = ((field.name, getattr(actual, field.name), getattr(wanted, field.name)) for field in fields(wanted))
-    return [f"{name} is {ours}, not {theirs}" for name, ours, theirs in pairs if ours != theirs]
+def _differences(actual: Any, wanted: Any, prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for field in fields(wanted):
+        ours, theirs = getattr(actual, field.name), getattr(wanted, field.name)
+        if is_dataclass(theirs):
+            found += _differences(ours, theirs, f"{prefix}{field.name}.")
+        elif ours != theirs:
+            found.append(f"{prefix}{field.name} is {ours}, not {theirs}")
+    return found
 
 
 def canonical_names(tensors: Mapping[str, StoredTensor], blueprint: Blueprint) -> dict[str, StoredTensor]:

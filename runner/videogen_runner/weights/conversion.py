@@ -4,7 +4,7 @@ Tensor by tensor and piece by piece: memory does not grow with the checkpoint.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from videogen_runner.weights.components import (
 from videogen_runner.weights.digests import DIGESTS_FILE, ComponentDigests, TensorDigest, make_table
 from videogen_runner.weights.folders import appearing_folder
 from videogen_runner.weights.pieces import DTYPE_NAMES, DTYPES, as_bytes, pieces
-from videogen_runner.weights.tensor_files import StoredTensor, TensorSpec, write_safetensors
+from videogen_runner.weights.tensor_files import StoredTensor, TensorSpec, never_stop, write_safetensors
 
 # Public repositories of the three components, and the model_type of their config.json.
 _REPOSITORIES: Mapping[Component, tuple[str, str]] = {
@@ -52,17 +52,20 @@ class _Source:
     tensors: dict[str, StoredTensor]
 
 
-def convert(source: Path, target: Path, dtype: torch.dtype | None = None) -> dict[Component, ComponentDigests]:
+def convert(
+    source: Path, target: Path, dtype: torch.dtype | None = None, check: Callable[[], None] = never_stop
+) -> dict[Component, ComponentDigests]:
     """Converts every component that `source` holds; `dtype` None keeps each tensor's own.
 
     `source` has the three folders (or some), under our names or those of the public repositories, or is one of them.
     In fp16, T5's `wo` stays fp32. All of it is looked at before anything is written, and a component's folder appears
-    in `target` when it is whole. Raises WeightsMissing or WeightsInvalid, InvalidInput where a folder is there already.
+    in `target` when it is whole. Raises WeightsMissing or WeightsInvalid, InvalidInput where a folder is there already,
+    and what `check` raises, which is called before each piece.
     """
     sources = [_open(folder, component) for component, folder in find_components(source).items()]
     for opened in sources:
         check_absent(target / opened.files.component)
-    return {opened.files.component: _convert(opened, target, dtype) for opened in sources}
+    return {opened.files.component: _convert(opened, target, dtype, check) for opened in sources}
 
 
 def find_components(source: Path) -> dict[Component, Path]:
@@ -98,7 +101,7 @@ def _open(folder: Path, component: Component) -> _Source:
     return _Source(files, canonical_names(list_tensors(files), blueprint_of(DEFAULT_MODEL, component)))
 
 
-def _convert(source: _Source, target: Path, dtype: torch.dtype | None) -> ComponentDigests:
+def _convert(source: _Source, target: Path, dtype: torch.dtype | None, check: Callable[[], None]) -> ComponentDigests:
     files = source.files
     extras = [files.folder / name for name in _TOKENIZER_EXTRAS if files.component is Component.ENCODER]
     specs = {
@@ -108,7 +111,7 @@ def _convert(source: _Source, target: Path, dtype: torch.dtype | None) -> Compon
     with appearing_folder(target / files.component) as folder:
         for path in [*files.texts, *(extra for extra in extras if extra.is_file())]:
             shutil.copyfile(path, folder / path.name)
-        return write_component(folder, files.component, specs, values)
+        return write_component(folder, files.component, specs, values, check)
 
 
 def write_component(
@@ -116,10 +119,11 @@ def write_component(
     component: Component,
     specs: Mapping[str, TensorSpec],
     values: Iterable[tuple[str, Iterable[memoryview]]],
+    check: Callable[[], None],
 ) -> ComponentDigests:
-    """Writes tensors and table into a folder that has config.json and tokenizer already; `values` as in
-    `write_safetensors`."""
-    digests = write_safetensors(folder / SAFETENSORS_FILE, specs, values)
+    """Writes tensors and table into a folder that has config.json and tokenizer already; `values` and `check`
+    as in `write_safetensors`."""
+    digests = write_safetensors(folder / SAFETENSORS_FILE, specs, values, check)
     tensors = {
         name: TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=digests[name]) for name, spec in specs.items()
     }

@@ -112,7 +112,8 @@ def digests_of(files: ComponentFiles) -> ComponentDigests:
     if recorded is None:
         if files.is_pickled:
             raise WeightsInvalid(
-                f"{files.tensor_files[0]} is a pickle without {DIGESTS_FILE}; run `videogen weights convert` on it"
+                f"{files.tensor_files[0]} is a pickle without {DIGESTS_FILE}; "
+                "run `videogen weights convert` on its directory"
             )
         return measure(files)
     if not _fits(recorded, files):

@@ -60,7 +60,7 @@ def _describe(report: ComponentReport, files: ComponentFiles, tensors: dict[str,
         update={
             "files": tuple(path.name for path in files.tensor_files),
             "tensors": len(specs),
-            "parameters": sum(spec.values for spec in specs),
+            "parameters": sum(spec.num_values for spec in specs),
             "bytes": sum(spec.nbytes for spec in specs),
             "dtypes": tuple(sorted({spec.dtype for spec in specs})),
         }
@@ -86,7 +86,9 @@ def _with_digest(report: ComponentReport, files: ComponentFiles) -> ComponentRep
         path = files.folder / DIGESTS_FILE
         try:
             with file_errors("write", str(path)):
-                path.write_text(actual.to_json())
+                unfinished = path.with_name(f".{DIGESTS_FILE}.unfinished")
+                unfinished.write_text(actual.to_json())
+                unfinished.replace(path)
             note = f"{DIGESTS_FILE} written"
         except StoreDenied as error:
             note = str(error)

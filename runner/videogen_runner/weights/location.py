@@ -43,9 +43,7 @@ def open_weights(
     if location == "builtin":
         raise ConfigInvalid("model.weights: this image carries no built-in weights; give a path or an s3:// url")
     if location.startswith("pvc://"):
-        raise ConfigInvalid(
-            f"model.weights: {location} is a volume, but {Env.WEIGHTS} does not say where it is mounted"
-        )
+        raise ConfigInvalid(f"model.weights: {location} is a volume; set {Env.WEIGHTS} to where it is mounted")
     if location.startswith("s3://"):
         scratch = Path(env.get(Env.SCRATCH) or tempfile.gettempdir())
         return StoredWeights(open_store(location, env, endpoint=endpoint, region=region), scratch / "weights")

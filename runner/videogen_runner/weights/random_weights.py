@@ -7,7 +7,7 @@ and scaled by integer and exact fp32 steps alone: the same bytes on every machin
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from videogen_runner.weights.digests import ComponentDigests
 from videogen_runner.weights.folders import appearing_folder
 from videogen_runner.weights.made_up_tokenizer import write_tokenizer
 from videogen_runner.weights.pieces import DTYPES, as_bytes
-from videogen_runner.weights.tensor_files import TensorSpec
+from videogen_runner.weights.tensor_files import TensorSpec, never_stop
 
 _PIECE_VALUES = 4 * 2**20
 
@@ -45,14 +45,21 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-def write_random(preset: Preset, target: Path, seed: int) -> dict[Component, ComponentDigests]:
-    """Writes all three components. Raises InvalidInput where one is there already."""
+def write_random(
+    preset: Preset, target: Path, seed: int, check: Callable[[], None] = never_stop
+) -> dict[Component, ComponentDigests]:
+    """Writes all three components.
+
+    Raises InvalidInput where one is there already, and what `check` raises, which is called before each piece.
+    """
     for component in Component:
         check_absent(target / component)
-    return {component: _write(preset, component, target / component, seed) for component in Component}
+    return {component: _write(preset, component, target / component, seed, check) for component in Component}
 
 
-def _write(preset: Preset, component: Component, target: Path, seed: int) -> ComponentDigests:
+def _write(
+    preset: Preset, component: Component, target: Path, seed: int, check: Callable[[], None]
+) -> ComponentDigests:
     architecture = ARCHITECTURES[preset.model]
     blueprint = blueprint_of(preset.model, component)
     config = blueprint.config_of(architecture)
@@ -65,14 +72,15 @@ def _write(preset: Preset, component: Component, target: Path, seed: int) -> Com
             yield as_bytes(true_values[name].to(DTYPES[dtype]))
             return
         mean, std = _mean_and_std(name, spec.shape, architecture)
-        for piece in _draw(f"{seed}/{component}/{name}", spec.values, mean, std):
+        for piece in _draw(f"{seed}/{component}/{name}", spec.num_values, mean, std):
             yield as_bytes(piece.to(DTYPES[dtype]))
 
     with appearing_folder(target) as folder:
         (folder / CONFIG_FILE).write_text(_json(config))
         if component is Component.ENCODER:
             write_tokenizer(folder, architecture.encoder.vocab_size)
-        return write_component(folder, component, specs, ((name, values(name, spec)) for name, spec in specs.items()))
+        pieces = ((name, values(name, spec)) for name, spec in specs.items())
+        return write_component(folder, component, specs, pieces, check)
 
 
 def _json(config: Mapping[str, Any]) -> str:

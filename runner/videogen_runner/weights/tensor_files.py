@@ -7,7 +7,7 @@ gaps; https://github.com/huggingface/safetensors. Nothing here holds a whole ten
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -32,6 +32,10 @@ _ALIGNMENT = 8
 _METADATA = "__metadata__"
 
 
+def never_stop() -> None:
+    """The check of a writer that nobody stops."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """What a tensor is, without its values; `dtype` is the format's name (F32, BF16 ...)."""
@@ -40,12 +44,12 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     @property
-    def values(self) -> int:
+    def num_values(self) -> int:
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        return self.values * ITEM_BYTES[self.dtype]
+        return self.num_values * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -166,11 +170,14 @@ def safetensors_header(specs: Mapping[str, TensorSpec]) -> bytes:
 
 
 def write_safetensors(
-    path: Path, specs: Mapping[str, TensorSpec], values: Iterable[tuple[str, Iterable[memoryview]]]
+    path: Path,
+    specs: Mapping[str, TensorSpec],
+    values: Iterable[tuple[str, Iterable[memoryview]]],
+    check: Callable[[], None],
 ) -> dict[str, str]:
     """Writes a file tensor by tensor; `values` gives the bytes of each tensor in chunks, in the order of `specs`.
 
-    Returns the sha256 of each tensor's bytes, hex.
+    Returns the sha256 of each tensor's bytes, hex. Raises what `check` raises, which is called before each chunk.
     """
     digests: dict[str, str] = {}
     with path.open("xb") as file:
@@ -178,6 +185,7 @@ def write_safetensors(
         for (name, spec), (given, chunks) in zip(specs.items(), values, strict=True):
             digest, written = hashlib.sha256(), 0
             for chunk in chunks:
+                check()
                 file.write(chunk)
                 digest.update(chunk)
                 written += len(chunk)
