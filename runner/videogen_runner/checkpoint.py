@@ -25,6 +25,9 @@ log = logging.getLogger("videogen")
 _CLIP, _NUMERICS = "clip", "numerics"
 _LATENTS, _MASK, _REFERENCE, _FINISHED = "latents", "mask", "reference", "finished"
 
+# How many of its own checkpoints a runner keeps: the newest, and one in case that is damaged.
+_KEPT = 2
+
 # What checkpoints may cost: a write is followed by this many times its own duration without one ...
 _WORK_PER_WRITE = 100.0
 # ... and never by less than this; it is also what passes before the first.
@@ -38,9 +41,13 @@ class Checkpoints:
         self._store = store
         self._clip_digest = clip_digest
         self._numerics = str(numerics_version)
+        self._written: list[str] = []
 
     def save(self, state: ClipState, epoch: int) -> StoredFile:
-        """Writes the state; equal states give equal objects, whoever writes them."""
+        """Writes the state, and removes what this runner wrote before the last one.
+
+        Equal states give equal objects, whoever writes them.
+        """
         tensors = {_LATENTS: state.z_BCTHW, _MASK: state.mask_BT}
         tensors |= {f"{_REFERENCE}.{index}": z_CTHW for index, z_CTHW in enumerate(state.references)}
         tensors |= {f"{_FINISHED}.{index}": z_CTHW for index, z_CTHW in enumerate(state.finished)}
@@ -52,6 +59,9 @@ class Checkpoints:
         sha256 = hashlib.sha256(body).hexdigest()
         key = CheckpointKey(loop=state.loop, step=state.next_step, epoch=epoch, sha256=sha256).key(self._clip_digest)
         self._store.put(key, body)
+        self._written.append(key)
+        while len(self._written) > _KEPT:
+            self._store.delete(self._written.pop(0))
         return StoredFile(key=key, bytes=len(body), sha256=sha256)
 
     def furthest(self) -> ClipState | None:

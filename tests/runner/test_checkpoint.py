@@ -89,6 +89,13 @@ def test_the_furthest_is_the_last_loop_and_then_the_last_step_whoever_wrote_it(c
     assert_same_state(checkpoints.furthest(), build_state(1, 10))
 
 
+def test_a_runner_keeps_its_last_two_and_removes_nobody_elses(store: Store, checkpoints: Checkpoints) -> None:
+    other = Checkpoints(store, CLIP, 1).save(build_state(0, 1), epoch=1)
+    files = [checkpoints.save(build_state(0, step), epoch=2) for step in range(2, 6)]
+    kept = [entry.key for entry in store.list(keys.checkpoint_prefix(CLIP))]
+    assert sorted(kept) == sorted([other.key, files[-2].key, files[-1].key])
+
+
 def test_a_damaged_checkpoint_is_passed_over_with_a_line_in_the_log(
     store: Store, checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.builders import build_pool
 from tests.runner.role_contexts import changed
 from tests.runner.tiny_model import FRAMES, STEPS, TinyRun, Watched, build_prompt, tiny_plan
+from tests.store.store_backends import moto
 
 from videogen_api import keys
 from videogen_api.errors import EmbeddingMissing, Interrupted, Reason, StoreUnavailable, WeightsInvalid
@@ -477,6 +478,21 @@ def test_as_many_unclean_ends_as_retries_are_allowed(run: TinyRun) -> None:
     assert claims.take(claims.look(run.digests[0])) is not None
     assert run.generate(attempt=2).finished == 1
     assert claim_of(run) == (ClaimState.DONE, 2, 1)
+
+
+def test_a_clip_is_stopped_and_finished_on_an_object_store_as_in_a_folder(
+    tmp_path: Path, tiny_weights: Path, undisturbed: DoneMarker
+) -> None:
+    with moto() as backend:
+        run = TinyRun(tmp_path, tiny_plan(tmp_path, tiny_weights), backend.open()).prepare()
+        assert run.inputs.claims
+        with pytest.raises(Interrupted):
+            run.generate(then=at_step(2, stop))
+        assert claim_of(run) == (ClaimState.OPEN, 1, 0)
+        assert run.generate(attempt=2).resumed == 1
+        assert claim_of(run) == (ClaimState.DONE, 2, 0)
+        assert content(marker_of(run)) == content(undisturbed)
+        assert is_intact(run.store, marker_of(run).video)
 
 
 def test_without_trustworthy_claims_each_runner_of_all_pools_has_its_share(tmp_path: Path, tiny_weights: Path) -> None:

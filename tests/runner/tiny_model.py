@@ -62,13 +62,13 @@ class Watched(ProgressHolder):
 class TinyRun:
     """One run of a plan, and what it leaves in the store."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: Plan, store: Store | None = None) -> None:
         self.folder = folder
         self.plan = plan
-        self.store: Store = DirectoryStore(folder / "store")
+        self.store = store or DirectoryStore(folder / "store")
 
     def context(self, stage: Stage, *, index: int = 0, attempt: int = 1, pool: str = "local") -> RoleContext:
-        return build_context(
+        context = build_context(
             self.folder,
             self.plan,
             stage,
@@ -81,6 +81,7 @@ class TinyRun:
                 Env.SCRATCH: str(self.folder),
             },
         )
+        return replace(context, store=self.store)
 
     def preflight(self) -> Inputs:
         preflight.run(self.context(Stage.PREFLIGHT))
@@ -106,7 +107,7 @@ class TinyRun:
         """Runs the role; `then` is called at every change of its progress."""
         context = self.context(Stage.GENERATE, index=index, attempt=attempt)
         progress = Watched(context.progress.snapshot(), None if then is None else lambda seen: then(context, seen))
-        return generate.run(replace(context, progress=progress, store=store or self.store))
+        return generate.run(replace(context, progress=progress, store=store or context.store))
 
     @property
     def inputs(self) -> Inputs:
