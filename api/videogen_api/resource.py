@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails
 
 from videogen_api import naming
 from videogen_api.errors import InvalidInput
@@ -72,8 +73,8 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
+        for position, (key, _) in enumerate(node.value):
+            if key.value in keys[:position]:
                 raise yaml.constructor.ConstructorError(
                     "while reading a mapping", node.start_mark, f"the key {key.value!r} stands twice", key.start_mark
                 )
@@ -165,15 +166,26 @@ def _describe_all(error: ValidationError) -> Iterator[str]:
             yield f"{path}: unknown field{_suggest(detail['loc'])}"
         elif detail["type"] == "missing":
             yield f"{path}: missing; it is required"
+        elif isinstance(detail["input"], Mapping):
+            # A rule between fields stands at their parent, and may begin with the name of the one it is about.
+            allowed = _describe_allowed(detail)
+            field, colon, _ = allowed.partition(": ")
+            yield f"{path}.{allowed}" if colon and field in detail["input"] else f"{path}: {allowed}"
         else:
-            allowed = (
-                detail["msg"]
-                .removeprefix("Value error, ")
-                .replace("Input should be ", "want ")
-                .replace("tuple ", "list ")
-            )
-            shown = "" if isinstance(detail["input"], Mapping) else f"{_show(detail['input'])} is not allowed: "
-            yield f"{path}: {shown}{_lower_first(allowed)}"
+            found = detail["input"]
+            shown = f"{len(found)} items are" if isinstance(found, list) else f"{_show(found)} is"
+            yield f"{path}: {shown} not allowed: {_describe_allowed(detail)}"
+
+
+def _describe_allowed(detail: ErrorDetails) -> str:
+    limits = detail.get("ctx", {})
+    unit = " characters" if detail["type"].startswith("string") else ""
+    if detail["type"].endswith("too_long"):
+        return f"want at most {limits['max_length']}{unit}"
+    if detail["type"].endswith("too_short"):
+        return f"want at least {limits['min_length']}{unit}"
+    allowed = detail["msg"].removeprefix("Value error, ").replace("Input should be ", "want ")
+    return _lower_first(allowed.replace("a valid array", "a list"))
 
 
 def _field_path(location: tuple[int | str, ...]) -> str:

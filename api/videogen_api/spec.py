@@ -82,7 +82,7 @@ Quantity = Annotated[
 Url = Annotated[
     str,
     StringConstraints(max_length=1024),
-    check_pattern(r"(s3://[^/\s]+(/\S*)?|file:///\S*|[^:\s]\S*)", "s3://bucket/path or a path"),
+    check_pattern(r"(s3://[^/\s]+(/\S*)?|file:///\S*|(?![a-z0-9]+://)\S+)", "s3://bucket/path or a path"),
 ]
 WeightsUrl = Annotated[
     str,
@@ -259,7 +259,7 @@ class EnvVar(Model):
     @model_validator(mode="after")
     def _check_not_reserved(self) -> Self:
         if _RESERVED_ENV.fullmatch(self.name):
-            raise ValueError(f"{self.name} is reserved; remove it")
+            raise ValueError(f"the name {self.name} is reserved; remove it")
         return self
 
 
