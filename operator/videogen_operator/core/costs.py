@@ -13,12 +13,15 @@ from videogen_operator.core.cards import Card
 # Characters per token of English in T5's vocabulary of 32,128 pieces, about.
 _CHARACTERS_PER_TOKEN = 4
 
-# Denoising is bound by memory bandwidth in every published run of STDiT3: 124 TFLOP/s on an H100 (3.35 TB/s; the table
-# of Open-Sora 1.2's README) and 73 on an A800 (2.0 TB/s; TeaCache, arXiv 2411.19108) are both 37 operations a byte.
-_DENOISE_FLOPS_PER_BYTE = 37
-# What large matrix products reach of a data sheet's peak at the very best.
-_MATMUL_SHARE = 0.45
-_DECODE_SHARE = 0.25
+# What a stage reaches of a card, measured with runner/'s own modules at full size (docs/planning.md): 184 TFLOP/s on an
+# H100 of 3.35 TB/s, which is 55 operations a byte. That it is bandwidth that binds, and not the 989 TFLOP/s of the
+# data sheet, agrees with every published run: 124 TFLOP/s on an H100 (README of Open-Sora 1.2) and 73 on an A800 of
+# 2.0 TB/s (TeaCache, arXiv 2411.19108) are 37 operations a byte each.
+_FLOPS_PER_BYTE = 55
+# Where products bind: fp32 convolutions reached 23 of an H100's 67 TFLOP/s, the tiny model on a CPU 27 of 81 GFLOP/s.
+_PEAK_SHARE = 1 / 3
+# Launching the kernels of one block of T5: a text of 60 tokens and one of 300 both took 35 ms through 24 blocks.
+_BLOCK_LAUNCH_SECONDS = 0.0015
 
 
 def estimate_tokens(text: str, max_tokens: int) -> int:
@@ -93,22 +96,21 @@ def _temporal_decoder_flops(shape: TemporalVaeShape, latent_frames: int) -> int:
 
 
 def denoise_seconds(flops: float, card: Card) -> float:
-    if card.device == Device.CPU:
-        return flops / card.flops_per_second
-    return flops / min(_MATMUL_SHARE * card.flops_per_second, _DENOISE_FLOPS_PER_BYTE * card.bytes_per_second)
+    return flops / _reached(card.flops_per_second, card)
 
 
 def decode_seconds(flops: float, card: Card) -> float:
-    if card.device == Device.CPU:
-        return flops / card.flops_per_second
-    return flops / min(_DECODE_SHARE * card.flops_per_second, _DENOISE_FLOPS_PER_BYTE * card.bytes_per_second)
+    return flops / _reached(card.vae_flops_per_second, card)
 
 
-def encode_seconds(flops: float, texts: int, block_bytes: int, card: Card) -> float:
-    """Every text reads all weights once, and computes what it computes."""
-    if card.device == Device.CPU:
-        return flops / card.flops_per_second
-    return texts * block_bytes / card.bytes_per_second + flops / (_MATMUL_SHARE * card.flops_per_second)
+def encode_seconds(shape: TextEncoderShape, flops: float, texts: int, card: Card) -> float:
+    """Texts go one by one, and short ones do not fill a card."""
+    launches = texts * shape.num_layers * _BLOCK_LAUNCH_SECONDS if card.device == Device.CUDA else 0.0
+    return max(launches, flops / _reached(card.flops_per_second, card))
+
+
+def _reached(peak_flops_per_second: float, card: Card) -> float:
+    return min(_PEAK_SHARE * peak_flops_per_second, _FLOPS_PER_BYTE * card.bytes_per_second)
 
 
 def encoder_block_bytes(shape: TextEncoderShape, dtype: Dtype) -> int:

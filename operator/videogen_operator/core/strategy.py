@@ -1,6 +1,6 @@
 """Whether the encoder finishes before the first runner starts, or both work at once."""
 
-from videogen_api.plan import PlannedEncoder
+from videogen_api.plan import Device, PlannedEncoder
 from videogen_api.spec import Encoder, RunnerPool, Schedule, Strategy
 
 # About what it takes to start a pod and load weights; a shorter wait is not worth overlapping.
@@ -15,9 +15,10 @@ def choose_strategy(
     if asked not in (None, Strategy.AUTO):
         return asked, f"{asked} is what spec.schedule.strategy asks for."
     if _shares_cards(encoder, pools):
+        where = "the same cards" if planned.device == Device.CUDA else "CPUs"
         return (
             Strategy.SEQUENTIAL,
-            "The encoder and the runners use the same cards, so the encoder finishes first and leaves them.",
+            f"The encoder and the runners use {where}, so the encoder finishes first and leaves room for them.",
         )
     if planned.cost.seconds <= _SHORT_ENCODE_SECONDS:
         return (
