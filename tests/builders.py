@@ -136,7 +136,12 @@ def collect_report(
 
 
 def build_group(
-    plan: Plan, stage: Stage, attempt: int, *reports: TerminationReport | None, pool: str | None = None
+    plan: Plan,
+    stage: Stage,
+    attempt: int,
+    *reports: TerminationReport | None,
+    pool: str | None = None,
+    in_round: int | None = None,
 ) -> ObservedGroup:
     """A group whose processes ended as their reports say; None is one that still runs."""
     processes = tuple(
@@ -149,7 +154,8 @@ def build_group(
         state = GroupState.RUNNING
     else:
         state = GroupState.FAILED if any(process.exit_code for process in processes) else GroupState.SUCCEEDED
-    return ObservedGroup(plan.run_id, stage, pool, attempt, state, processes)
+    round_of_group = in_round or (attempt if stage == Stage.PREFLIGHT else 1)
+    return ObservedGroup(plan.run_id, stage, pool, attempt, round_of_group, state, processes)
 
 
 def write_script(path: Path, text: str) -> Path:

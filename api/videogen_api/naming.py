@@ -22,6 +22,7 @@ LABEL_RUN = f"{GROUP}/run"
 LABEL_STAGE = f"{GROUP}/stage"
 LABEL_POOL = f"{GROUP}/pool"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_ROUND = f"{GROUP}/round"
 
 
 class Stage(StrEnum):

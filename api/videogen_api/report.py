@@ -150,7 +150,10 @@ class TerminationReport(Model):
     collect: CollectReport | None = None
 
     def to_bytes(self) -> bytes:
-        """At most 4096 bytes: outputs, failures and warnings are dropped from the end, then the message is cut."""
+        """At most 4096 bytes: outputs, failures and warnings are dropped from the end, then the message is cut.
+
+        Raises ValueError where that is not enough: tens of thousands of texts and clips, half of each there already.
+        """
         report = self
         while (
             len(content := report.model_dump_json(by_alias=True, exclude_none=True).encode())
@@ -166,6 +169,8 @@ class TerminationReport(Model):
             return self.model_copy(update={"collect": _drop_last(self.collect, "failures", self.collect.failures)})
         if self.encode is not None and self.encode.truncated:
             return self.model_copy(update={"encode": _drop_last(self.encode, "truncated", self.encode.truncated)})
+        if len(self.message) <= len(_ELLIPSIS):
+            raise ValueError(f"the report does not fit {naming.MAX_TERMINATION_BYTES} bytes; use several resources")
         return self.model_copy(update={"message": self.message[: len(self.message) // 2] + _ELLIPSIS})
 
     @classmethod

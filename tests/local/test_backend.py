@@ -20,7 +20,7 @@ from videogen_operator.local.backend import LocalBackend, OutputBusy
 
 PLAN = build_plan()
 RESOURCE = build_resource()
-ENCODE = Group(Stage.ENCODE, None, 1, 1)
+ENCODE = Group(Stage.ENCODE, None, 1, 1, 1)
 
 REPORTING = """
 import os, sys
@@ -83,7 +83,7 @@ def test_a_process_that_ends_well_is_seen_with_its_report(open_backend: Open) ->
 
 def test_a_process_gets_the_environment_that_a_pod_would_get(open_backend: Open, tmp_path: Path) -> None:
     backend = open_backend(ECHOING)
-    backend.create(RESOURCE, PLAN, Group(Stage.GENERATE, "local", 3, 2))
+    backend.create(RESOURCE, PLAN, Group(Stage.GENERATE, "local", 3, 2, 1))
     (group,) = ended(backend)
     told = json.loads(group.processes[1].log_tail)
     folder = Path(told["VIDEOGEN_PLAN"]).parent
@@ -182,7 +182,7 @@ from videogen_operator.core.observed import Group
 from videogen_operator.local.backend import LocalBackend
 command = (sys.executable, {str(script)!r})
 backend = LocalBackend(Path({str(tmp_path / "out")!r}), os.environ, device=None, command=command)
-backend.create(build_resource(), build_plan(), Group(Stage.ENCODE, None, 1, 1))
+backend.create(build_resource(), build_plan(), Group(Stage.ENCODE, None, 1, 1, 1))
 print(next(iter(backend._groups.values())).processes[0].popen.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -24,6 +24,8 @@ class Group:
     pool: str | None
     attempt: int
     processes: int
+    round: int
+    """The preflight attempt whose findings it works on."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class ObservedGroup:
     stage: Stage
     pool: str | None
     attempt: int
+    round: int
     state: GroupState
     processes: tuple[ObservedProcess, ...]
 

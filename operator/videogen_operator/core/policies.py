@@ -13,6 +13,8 @@ class Verdict(StrEnum):
     WAIT = "Wait"
     """The current attempt is at work."""
     DONE = "Done"
+    CHECK_AGAIN = "CheckAgain"
+    """Preflight must look again before the next attempt: something that it had found is gone."""
     STOP = "Stop"
     """The run has failed for good."""
 
@@ -24,11 +26,11 @@ class Ruling:
     message: str = ""
 
 
-def rule_stage(attempts: tuple[ObservedGroup, ...], last_attempt: int, retries: int) -> Ruling:
+def rule_stage(attempts: tuple[ObservedGroup, ...], last_attempt: int, this_round: int, retries: int) -> Ruling:
     """What is due for one stage (and pool): `last_attempt` is the ledger's, 0 before the first.
 
     A child that the ledger knows and nobody sees any more was removed by somebody: the next attempt is due, and costs
-    nothing.
+    nothing. `this_round` is the latest preflight attempt; what ended in an earlier round decides nothing about this one.
     """
     if last_attempt == 0:
         return Ruling(Verdict.START)
@@ -37,6 +39,8 @@ def rule_stage(attempts: tuple[ObservedGroup, ...], last_attempt: int, retries: 
         return Ruling(Verdict.START, "ChildMissing", "the processes of this stage are gone; they are started again")
     if current.state == GroupState.RUNNING:
         return Ruling(Verdict.WAIT)
+    if current.round != this_round:
+        return Ruling(Verdict.START)
     if current.state == GroupState.SUCCEEDED:
         return Ruling(Verdict.DONE)
     return _rule_failed(attempts, current, retries)
@@ -50,7 +54,8 @@ def _rule_failed(attempts: tuple[ObservedGroup, ...], current: ObservedGroup, re
     charged = sum(is_charged(group) for group in attempts)
     if charged > retries:
         return Ruling(Verdict.STOP, reason, f"{worst.message} (after {charged} attempts)")
-    return Ruling(Verdict.START, reason, worst.message)
+    verdict = Verdict.CHECK_AGAIN if reason == Reason.EMBEDDING_MISSING else Verdict.START
+    return Ruling(verdict, reason, worst.message)
 
 
 def is_charged(group: ObservedGroup) -> bool:

@@ -4,7 +4,7 @@
 observed groups say everything. The shell writes the ledger, then acts, then writes the rest of the status.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -56,26 +56,82 @@ def reconcile(resource: VideoGeneration, plan: Plan, observed: Observed, now: da
     return Decision(step.due, stale, summarize(resource, plan, seen, ledger, step, now))
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What the steps of one pass look at."""
+
+    plan: Plan
+    observed: Observed
+    attempts: Attempts
+
+    def single(self, stage: Stage, phase: Phase, doing: str) -> Step | None:
+        """The step of a stage that is one group; None when it is done."""
+        last: int = getattr(self.attempts, stage.value)
+        ruling = self._rule(stage, None, last)
+        if ruling.verdict == Verdict.DONE:
+            return None
+        if ruling.verdict == Verdict.STOP:
+            return Step(Phase.FAILED, ruling.message, ruling.reason)
+        if ruling.verdict == Verdict.CHECK_AGAIN:
+            return self._check_again(ruling)
+        processes = self.plan.encoder.shards if stage == Stage.ENCODE else 1
+        due = (self._group(stage, None, last + 1, processes),) if ruling.verdict == Verdict.START else ()
+        return Step(phase, _doing(doing, ruling), phase.value, due)
+
+    def generate(self) -> Step | None:
+        """The step of all pools together; None when every pool has nothing left to do."""
+        last = self.attempts.generate
+        pools = [pool for pool in self.plan.pools if pool.replicas]
+        rulings = {pool.name: self._rule(Stage.GENERATE, pool.name, last.get(pool.name, 0)) for pool in pools}
+        verdicts = {ruling.verdict for ruling in rulings.values()}
+        for ruling in rulings.values():
+            if ruling.verdict == Verdict.STOP:
+                return Step(Phase.FAILED, ruling.message, ruling.reason)
+            if ruling.verdict == Verdict.CHECK_AGAIN and Verdict.WAIT not in verdicts:
+                return self._check_again(ruling)
+        if verdicts == {Verdict.DONE}:
+            return None
+        due = tuple(
+            self._group(Stage.GENERATE, pool.name, last.get(pool.name, 0) + 1, pool.replicas)
+            for pool in pools
+            if rulings[pool.name].verdict == Verdict.START
+        )
+        again = next((ruling for ruling in rulings.values() if ruling.message), Ruling(Verdict.WAIT))
+        return Step(Phase.GENERATING, _doing("denoising", again), Phase.GENERATING.value, due)
+
+    def _rule(self, stage: Stage, pool: str | None, last: int) -> Ruling:
+        seen = self.observed.attempts(stage, pool)
+        this_round = last if stage == Stage.PREFLIGHT else self.attempts.preflight
+        return rule_stage(seen, last, this_round, self.plan.retries)
+
+    def _check_again(self, ruling: Ruling) -> Step:
+        due = self._group(Stage.PREFLIGHT, None, self.attempts.preflight + 1, 1)
+        return Step(Phase.PREFLIGHT, _doing("checking store and weights", ruling), Phase.PREFLIGHT.value, (due,))
+
+    def _group(self, stage: Stage, pool: str | None, attempt: int, processes: int) -> Group:
+        this_round = attempt if stage == Stage.PREFLIGHT else self.attempts.preflight
+        return Group(stage, pool, attempt, processes, this_round)
+
+
 def next_step(plan: Plan, observed: Observed, attempts: Attempts) -> Step:
     """The first stage that is not done decides."""
-    preflight = _single(
-        plan, observed, Stage.PREFLIGHT, attempts.preflight, Phase.PREFLIGHT, "checking store and weights"
-    )
+    run = _Run(plan, observed, attempts)
+    preflight = run.single(Stage.PREFLIGHT, Phase.PREFLIGHT, "checking store and weights")
     if preflight is not None:
         return preflight
     found = _preflight_report(observed, attempts)
-    if found.clips.count < len(plan.work):
-        if found.embeddings.count < len(plan.texts):
-            encode = _single(plan, observed, Stage.ENCODE, attempts.encode, Phase.ENCODING, "encoding prompts")
-            if encode is not None:
-                return replace(encode, preflight=found)
-        generate = _generate(plan, observed, attempts.generate)
-        if generate is not None:
-            return replace(generate, preflight=found)
-    collect = _single(plan, observed, Stage.COLLECT, attempts.collect, Phase.COLLECTING, "verifying the clips")
-    if collect is not None:
-        return replace(collect, preflight=found)
+    for step in _steps_after_preflight(run, found):
+        if step is not None:
+            return replace(step, preflight=found)
     return replace(_conclude(plan, observed, attempts), preflight=found)
+
+
+def _steps_after_preflight(run: _Run, found: PreflightReport) -> Iterator[Step | None]:
+    if found.clips.count < len(run.plan.work):
+        if found.embeddings.count < len(run.plan.texts):
+            yield run.single(Stage.ENCODE, Phase.ENCODING, "encoding prompts")
+        yield run.generate()
+    yield run.single(Stage.COLLECT, Phase.COLLECTING, "verifying the clips")
 
 
 def _ledger_of(resource: VideoGeneration, plan: Plan, now: datetime) -> VideoGenerationStatus:
@@ -104,18 +160,6 @@ def _count(attempts: Attempts, due: tuple[Group, ...]) -> Attempts:
     return Attempts.model_validate(counted)
 
 
-def _single(plan: Plan, observed: Observed, stage: Stage, last: int, phase: Phase, doing: str) -> Step | None:
-    """The step of a stage that is one group; None when it is done."""
-    ruling = rule_stage(observed.attempts(stage), last, plan.retries)
-    if ruling.verdict == Verdict.DONE:
-        return None
-    if ruling.verdict == Verdict.STOP:
-        return Step(Phase.FAILED, ruling.message, ruling.reason)
-    processes = plan.encoder.shards if stage == Stage.ENCODE else 1
-    due = (Group(stage, None, last + 1, processes),) if ruling.verdict == Verdict.START else ()
-    return Step(phase, _doing(doing, ruling), phase.value, due)
-
-
 def _doing(doing: str, ruling: Ruling) -> str:
     return f"{doing} again: {ruling.message}" if ruling.message else doing
 
@@ -125,27 +169,6 @@ def _preflight_report(observed: Observed, attempts: Attempts) -> PreflightReport
     if group is None or group.report is None or group.report.preflight is None:
         raise ValueError("a preflight that succeeded left no report")
     return group.report.preflight
-
-
-def _generate(plan: Plan, observed: Observed, attempts: Mapping[str, int]) -> Step | None:
-    """The step of all pools together; None when every pool has nothing left to do."""
-    rulings = {
-        pool.name: rule_stage(observed.attempts(Stage.GENERATE, pool.name), attempts.get(pool.name, 0), plan.retries)
-        for pool in plan.pools
-        if pool.replicas
-    }
-    stops = [ruling for ruling in rulings.values() if ruling.verdict == Verdict.STOP]
-    if stops:
-        return Step(Phase.FAILED, stops[0].message, stops[0].reason)
-    if all(ruling.verdict == Verdict.DONE for ruling in rulings.values()):
-        return None
-    due = tuple(
-        Group(Stage.GENERATE, name, attempts.get(name, 0) + 1, plan.pool(name).replicas)
-        for name, ruling in rulings.items()
-        if ruling.verdict == Verdict.START
-    )
-    again = next((ruling for ruling in rulings.values() if ruling.message), Ruling(Verdict.WAIT))
-    return Step(Phase.GENERATING, _doing("denoising", again), Phase.GENERATING.value, due)
 
 
 def _conclude(plan: Plan, observed: Observed, attempts: Attempts) -> Step:

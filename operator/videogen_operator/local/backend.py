@@ -173,7 +173,7 @@ class LocalBackend:
         else:
             state = GroupState.FAILED if any(process.exit_code for process in processes) else GroupState.SUCCEEDED
         group = running.group
-        return ObservedGroup(running.run_id, group.stage, group.pool, group.attempt, state, processes)
+        return ObservedGroup(running.run_id, group.stage, group.pool, group.attempt, group.round, state, processes)
 
     def _end(self, processes: Sequence[_Process]) -> None:
         alive = [process.popen for process in processes if process.popen.poll() is None]
