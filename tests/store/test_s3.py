@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import boto3
 import pytest
 import store_writer
 from store_backends import BUCKET, ENV, Backend, free_port
@@ -272,6 +273,35 @@ def test_objects_lie_under_the_prefix_of_the_url(s3: Backend) -> None:
     prefix = s3.url.removeprefix(f"s3://{BUCKET}/")
     assert bucket.get(f"{prefix}/a/b").body == b"x"
     assert bucket.url(f"{prefix}/a/b") == store.url("a/b") == f"{s3.url}/a/b"
+
+
+def test_objects_carry_the_type_by_which_a_browser_shows_them(s3: Backend, tmp_path: Path) -> None:
+    store = s3.open()
+    (tmp_path / "clip").write_bytes(b"x")
+    store.put("index.html", b"x")
+    store.put_file("video.mp4", tmp_path / "clip")
+    store.copy("video.mp4", "fox-1.png")
+    store.put("done", b"x")
+    types = {key: content_type_of(s3, key) for key in ("index.html", "video.mp4", "fox-1.png", "done")}
+    assert types == {
+        "index.html": "text/html",
+        "video.mp4": "video/mp4",
+        "fox-1.png": "image/png",
+        "done": "application/octet-stream",
+    }
+
+
+def content_type_of(s3: Backend, key: str) -> str:
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=ENV["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=ENV["AWS_SECRET_ACCESS_KEY"],
+    )
+    prefix = s3.url.removeprefix(f"s3://{BUCKET}/")
+    content_type: str = client.head_object(Bucket=BUCKET, Key=f"{prefix}/{key}")["ContentType"]
+    return content_type
 
 
 def test_moto_accepts_any_credentials_which_is_why_versitygw_tests_them(s3: Backend) -> None:

@@ -17,6 +17,7 @@ from videogen_api.errors import ExitCode, Interrupted, Reason, reason_of_exit
 from videogen_api.plan import Plan
 from videogen_api.resource import VideoGeneration, load_manifests
 from videogen_api.status import FINISHED_PHASES, Phase, VideoGenerationStatus
+from videogen_operator.cli.arguments import positive
 from videogen_operator.cli.view import open_view
 from videogen_operator.core.defaults import local_defaults
 from videogen_operator.core.planner import make_plan
@@ -32,19 +33,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("file", type=Path, help="one or many VideoGeneration documents")
     parser.add_argument("--out", type=Path, default=Path("out"), help="output folder (default: out)")
     parser.add_argument(
-        "--workers", type=_positive, help="runner processes (default: one per core, at most one per clip)"
+        "--workers", type=positive, help="runner processes (default: one per core, at most one per clip)"
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cpu)", default="cpu")
     parser.add_argument(
         "--output", choices=("text", "json"), default="text", help="json: the final status, for scripts"
     )
     parser.set_defaults(command=run)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ def rule_stage(attempts: tuple[ObservedGroup, ...], last_attempt: int, this_roun
     """What is due for one stage (and pool): `last_attempt` is the ledger's, 0 before the first.
 
     A child that the ledger knows and nobody sees any more was removed by somebody: the next attempt is due, and costs
-    nothing. `this_round` is the latest preflight attempt; what ended in an earlier round decides nothing about this one.
+    nothing. `this_round` is the latest preflight attempt; what ended in an earlier round decides nothing.
     """
     if last_attempt == 0:
         return Ruling(Verdict.START)

@@ -36,6 +36,7 @@ _PART_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
 _TRANSFER = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
 _BACKOFF_SECONDS = 0.05
+_CONTENT_TYPES = {"html": "text/html", "json": "application/json", "mp4": "video/mp4", "png": "image/png"}
 
 
 class _At(TypedDict):
@@ -43,6 +44,11 @@ class _At(TypedDict):
 
     Bucket: str
     Key: str
+
+
+def content_type(key: str) -> str:
+    """What a browser needs to show an object instead of saving it."""
+    return _CONTENT_TYPES.get(key.rpartition(".")[2], "application/octet-stream")
 
 
 class S3Store(Store):
@@ -97,16 +103,20 @@ class S3Store(Store):
 
     def put(self, key: str, body: bytes) -> None:
         with self._errors("PutObject", key):
-            self._client.put_object(**self._at(key), Body=body)
+            self._client.put_object(**self._at(key), Body=body, ContentType=content_type(key))
 
     def put_file(self, key: str, path: Path) -> None:
         with self._errors("PutObject", key), file_errors("open", str(path)), path.open("rb") as file:
-            self._client.upload_fileobj(file, **self._at(key), Config=_TRANSFER)
+            extra = {"ContentType": content_type(key)}
+            self._client.upload_fileobj(file, **self._at(key), Config=_TRANSFER, ExtraArgs=extra)
 
     def copy(self, source: str, target: str) -> None:
         with self._errors("CopyObject", source):
             self._client.copy_object(
-                **self._at(target), CopySource={"Bucket": self._bucket, "Key": self._at(source)["Key"]}
+                **self._at(target),
+                CopySource={"Bucket": self._bucket, "Key": self._at(source)["Key"]},
+                ContentType=content_type(target),
+                MetadataDirective="REPLACE",  # without it the type of the source would stay
             )
 
     def create(self, key: str, body: bytes) -> str | None:
