@@ -55,9 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_resource(resource: VideoGeneration, backend: LocalBackend, arguments: argparse.Namespace) -> int:
-    # A worker without a clip would load the model for nothing.
-    num_clips = sum(prompt.samples or 1 for prompt in resource.spec.prompts)
-    workers = min(arguments.workers or os.cpu_count() or 1, num_clips)
+    workers = arguments.workers or os.cpu_count() or 1
     plan = make_plan(resource, local_defaults(str(arguments.out.resolve()), workers=workers, device=arguments.device))
     # Each command is a new try: what an earlier one left undone is taken up, also after a failure.
     spec = resource.spec.model_copy(update={"retry": uuid.uuid4().hex})
