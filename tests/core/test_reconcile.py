@@ -16,9 +16,9 @@ from tests.builders import (
 
 from videogen_api.errors import ExitCode, Reason
 from videogen_api.naming import Stage
-from videogen_api.report import ClipFailureLine
+from videogen_api.report import ClipFailureLine, EncodeReport
 from videogen_api.resource import VideoGeneration
-from videogen_api.status import Attempts, Phase, VideoGenerationStatus
+from videogen_api.status import Attempts, ClipCounts, ConditionType, Phase, VideoGenerationStatus
 from videogen_operator.core.observed import Group, Observed, ObservedGroup
 from videogen_operator.core.reconcile import Decision, reconcile
 
@@ -183,3 +183,27 @@ def test_preflight_waits_until_every_pool_has_ended_before_it_looks_again() -> N
     status = VideoGenerationStatus(run_id=plan.run_id, attempts=attempts, start_time=NOW)
     decision = reconcile(build_resource().model_copy(update={"status": status}), plan, Observed(groups), NOW)
     assert (decision.create, decision.status.phase) == ((), Phase.GENERATING)
+
+
+def test_a_text_that_was_cut_is_said_in_the_condition_of_the_embeddings() -> None:
+    cut = EncodeReport(encoded=1, seconds=1.0, load_seconds=1.0, truncated=("fox: 300 of 412 tokens are kept",))
+    encode = build_group(PLAN, Stage.ENCODE, 1, build_report(Stage.ENCODE, encode=cut))
+    conditions = {condition.type: condition for condition in decide(PREFLIGHT, encode).status.conditions}
+    ready = conditions[ConditionType.EMBEDDINGS_READY]
+    assert (ready.status, ready.reason) == ("True", "TextTruncated")
+    assert ready.message == "fox: 300 of 412 tokens are kept"
+
+
+def test_progress_never_goes_back_while_a_busy_process_does_not_answer() -> None:
+    before = VideoGenerationStatus(
+        run_id=PLAN.run_id,
+        attempts=Attempts(preflight=1, encode=1, generate={"local": 1}),
+        start_time=NOW,
+        progress=80,
+        clips=ClipCounts(total=2, succeeded=1),
+    )
+    silent = build_group(PLAN, Stage.GENERATE, 1, None, None, pool="local")
+    resource = build_resource().model_copy(update={"status": before})
+    status = reconcile(resource, PLAN, Observed((PREFLIGHT, ENCODE, silent)), NOW).status
+    assert status.clips is not None
+    assert (status.progress, status.clips.succeeded) == (80, 1)

@@ -1,6 +1,7 @@
 """Argument types that several commands share."""
 
 import argparse
+import re
 
 
 def positive(text: str) -> int:
@@ -8,3 +9,10 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
     return int(text)
+
+
+def device(text: str) -> str:
+    """A device by its PyTorch name. argparse turns the error into its usage message."""
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device; want cpu, cuda or cuda:N")
+    return text

@@ -17,10 +17,11 @@ from videogen_api.errors import ExitCode, Interrupted, Reason, reason_of_exit
 from videogen_api.plan import Plan
 from videogen_api.resource import VideoGeneration, load_manifests
 from videogen_api.status import FINISHED_PHASES, Phase, VideoGenerationStatus
-from videogen_operator.cli.arguments import positive
+from videogen_operator.cli.arguments import device, positive
 from videogen_operator.cli.view import open_view
 from videogen_operator.core.defaults import local_defaults
 from videogen_operator.core.planner import make_plan
+from videogen_operator.core.summary import TEXT_TRUNCATED
 from videogen_operator.local.backend import LocalBackend
 from videogen_operator.sync import sync
 
@@ -35,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--workers", type=positive, help="runner processes (default: one per core, at most one per clip)"
     )
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cpu)", default="cpu")
+    parser.add_argument("--device", type=device, help="cpu, cuda or cuda:N (default: cpu)", default="cpu")
     parser.add_argument(
         "--output", choices=("text", "json"), default="text", help="json: the final status, for scripts"
     )
@@ -86,10 +87,14 @@ def _exit_code(status: VideoGenerationStatus) -> int:
 
 
 def _print_result(plan: Plan, status: VideoGenerationStatus, out: Path) -> None:
+    for condition in status.conditions:
+        if condition.reason == TEXT_TRUNCATED:
+            print(f"warning: {condition.message}", file=sys.stderr)
     if status.phase == Phase.FAILED:
         print(f"error: {status.message}", file=sys.stderr)
         for failure in status.failures:
-            print(f"error: {failure.pod}: {failure.reason}: {failure.message}", file=sys.stderr)
+            if failure.message not in (status.message or ""):
+                print(f"error: {failure.pod}: {failure.reason}: {failure.message}", file=sys.stderr)
         return
     for output in status.outputs:
         print(output.url)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from videogen_api.plan import Plan
 from videogen_api.resource import VideoGeneration
-from videogen_api.status import Phase, RunnerStatus, VideoGenerationStatus
+from videogen_api.status import FINISHED_PHASES, Phase, RunnerStatus, VideoGenerationStatus
 
 _STAGES = (Phase.PREFLIGHT, Phase.ENCODING, Phase.GENERATING, Phase.COLLECTING)
 _GIB = 2**30
@@ -34,7 +34,7 @@ class _Lines:
 
     def show(self, status: VideoGenerationStatus) -> None:
         now = (status.phase, status.progress // _LINE_EVERY_PERCENT)
-        if now != self._shown:
+        if now != self._shown and status.phase not in FINISHED_PHASES:  # the command itself says how it ended
             self._shown = now
             left = describe_time_left(status, datetime.now(UTC))
             print(

@@ -55,7 +55,8 @@ class ObservedProcess:
         """One sentence on how it ended."""
         if self.report is not None and self.report.exit_code == self.exit_code:
             return self.report.message
-        return f"{self.name} ended with exit code {self.exit_code} and left no report"
+        last_line = self.log_tail.strip().rpartition("\n")[2]
+        return f"{self.name} ended with exit code {self.exit_code} and left no report; its last line: {last_line!r}"
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def rule_stage(attempts: tuple[ObservedGroup, ...], last_attempt: int, this_roun
         return Ruling(Verdict.START)
     current = next((group for group in attempts if group.attempt == last_attempt), None)
     if current is None:
-        return Ruling(Verdict.START, "ChildMissing", "the processes of this stage are gone; they are started again")
+        return Ruling(Verdict.START)
     if current.state == GroupState.RUNNING:
         return Ruling(Verdict.WAIT)
     if current.round != this_round:

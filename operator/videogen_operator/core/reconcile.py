@@ -185,4 +185,5 @@ def _conclude(plan: Plan, observed: Observed, attempts: Attempts) -> Step:
     if report.missing:
         message = f"{report.missing} of {len(plan.clips)} clips are missing; change spec.retry to make them"
         return Step(Phase.FAILED, message, "ClipsMissing", collect=report)
-    return Step(Phase.SUCCEEDED, f"{report.succeeded} clips are ready", "Succeeded", collect=report)
+    ready = "1 clip is ready" if report.succeeded == 1 else f"{report.succeeded} clips are ready"
+    return Step(Phase.SUCCEEDED, ready, "Succeeded", collect=report)

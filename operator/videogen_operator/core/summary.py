@@ -36,6 +36,9 @@ from videogen_operator.core.observed import Observed, ObservedGroup, ObservedPro
 if TYPE_CHECKING:
     from videogen_operator.core.reconcile import Step
 
+TEXT_TRUNCATED = "TextTruncated"
+"""Reason of EmbeddingsReady where a text was longer than the encoder reads."""
+
 _LOG_TAIL_CHARACTERS = 1000
 
 
@@ -67,7 +70,7 @@ def summarize(
             "failures": _summarize_failures(observed, step.collect),
         }
     )
-    return status.model_copy(update={"conditions": _conditions(status, step, resource.metadata.generation, now)})
+    return status.model_copy(update={"conditions": _conditions(status, observed, step, now)})
 
 
 def _running(observed: Observed, stage: Stage) -> tuple[Progress, ...]:
@@ -229,26 +232,35 @@ def _summarize_failures(observed: Observed, collect: CollectReport | None) -> tu
     return tuple((of_processes + of_clips)[-MAX_FAILURES:])
 
 
-def _conditions(status: VideoGenerationStatus, step: Step, generation: int, now: datetime) -> tuple[Condition, ...]:
+def _conditions(status: VideoGenerationStatus, observed: Observed, step: Step, now: datetime) -> tuple[Condition, ...]:
     succeeded, failed = step.phase == Phase.SUCCEEDED, step.phase == Phase.FAILED
     suspended = step.phase == Phase.SUSPENDED
-    after_encode = step.phase in {Phase.GENERATING, Phase.COLLECTING, Phase.SUCCEEDED}
-    embeddings = after_encode or (status.encoder is not None and _embeddings_ready(status.encoder.prompts))
     facts: list[tuple[ConditionType, bool | None]] = [
         (ConditionType.READY, succeeded),
         (ConditionType.RECONCILING, not (succeeded or failed or suspended)),
         (ConditionType.STALLED, failed),
         (ConditionType.SUSPENDED, suspended),
         (ConditionType.STORE_READY, True if step.preflight is not None else None),
-        (ConditionType.EMBEDDINGS_READY, embeddings),
     ]
-    conditions = status.conditions
+    conditions, generation = status.conditions, status.observed_generation
     for condition_type, value in facts:
         conditions = set_condition(
             conditions, condition_type, value, step.reason, status.message or "", now=now, generation=generation
         )
-    return conditions
+    ready = step.phase in {Phase.GENERATING, Phase.COLLECTING, Phase.SUCCEEDED}
+    truncated = _truncated_texts(observed)
+    reason, message = (TEXT_TRUNCATED, "; ".join(truncated)) if truncated else (step.reason, status.message or "")
+    return set_condition(
+        conditions, ConditionType.EMBEDDINGS_READY, ready, reason, message, now=now, generation=generation
+    )
 
 
-def _embeddings_ready(prompts: PromptCounts) -> bool:
-    return prompts.cached + prompts.encoded >= prompts.total
+def _truncated_texts(observed: Observed) -> tuple[str, ...]:
+    """Warnings about texts over the token limit."""
+    return tuple(
+        warning
+        for group in observed.attempts(Stage.ENCODE)
+        for process in group.processes
+        if process.report is not None and process.report.encode is not None
+        for warning in process.report.encode.truncated
+    )
