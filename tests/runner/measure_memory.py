@@ -6,7 +6,8 @@
     python measure_memory.py encode SHAPE TOKENS           (a TextEncoderShape as JSON)
 
 `resident` is the most that the process held (VmHWM of /proc) above what it held before the models were built. The stage
-has run once at its smallest size by then, so that code pages and thread pools count among the imports. `allocated` is
+has run once at its smallest size by then, so that thread pools and most code pages count among the imports; pages of the
+libraries that come in later are taken off, for how many they are depends on what else the machine has in its cache. `allocated` is
 the same from torch's own account of its tensors, above the weights, measured in a second run.
 """
 
@@ -141,10 +142,10 @@ def main(arguments: list[str]) -> None:
     model, run = build(arguments, smallest=True)
     run(model)
     del model
-    before = resident("VmRSS")
+    before, code = resident("VmRSS"), resident("RssFile")
     model, run = build(arguments, smallest=False)
     run(model)
-    most_resident = resident("VmHWM") - before
+    most_resident = resident("VmHWM") - before - (resident("RssFile") - code)
     print(json.dumps({"resident": most_resident, "allocated": most_allocated(lambda: run(model))}))
 
 

@@ -213,7 +213,8 @@ def test_sidecars_are_indented_for_people(tmp_path: Path, plan: Plan, store: Sto
 
 def test_an_object_store_serves_as_well_as_a_folder(tmp_path: Path, plan: Plan) -> None:
     write_weights(tmp_path / "weights")
-    with moto() as backend:
+    with moto() as server:
+        backend = server.elsewhere()  # moto keeps its objects as long as this process lives
         storage = plan.storage.model_copy(update={"url": backend.url, "endpoint": backend.endpoint})
         context = build_context(tmp_path, changed(plan, storage=storage), Stage.COLLECT, ENV)
         assert preflight.run(context).claims

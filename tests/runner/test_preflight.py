@@ -181,7 +181,8 @@ def test_a_reference_that_changes_during_a_run_is_refused(tmp_path: Path, plan: 
 
 
 def test_references_are_read_from_any_bucket_that_the_credentials_open(tmp_path: Path, plan: Plan) -> None:
-    with moto() as backend:
+    with moto() as server:
+        backend = server.elsewhere()  # moto keeps its objects as long as this process lives
         backend.open().put("pictures/fox.png", b"picture")
         there, missing = f"{backend.url}/pictures/fox.png", f"{backend.url}/pictures/hare.png"
         plan = changed(plan, storage=plan.storage.model_copy(update={"endpoint": backend.endpoint}))

@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from videogen_api import naming
-from videogen_api.errors import ConfigInvalid, ExitCode, Reason, StoreDenied, VideogenError
+from videogen_api.errors import ConfigInvalid, Interrupted, StoreDenied
 from videogen_api.naming import Env
 from videogen_api.plan import Plan
 from videogen_api.report import Progress, TerminationReport
@@ -191,11 +191,8 @@ class LocalBackend:
         return self._state / f"{resource.metadata.namespace}.{resource.metadata.name}.json"
 
 
-class OutputBusy(VideogenError):
+class OutputBusy(Interrupted):
     """Another command works on the output folder: the same command works later."""
-
-    reason = Reason.INTERRUPTED
-    exit_code = ExitCode.INTERRUPTED
 
 
 def _observe_process(process: _Process) -> ObservedProcess:
