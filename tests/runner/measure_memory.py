@@ -6,9 +6,9 @@
     python measure_memory.py encode SHAPE TOKENS           (a TextEncoderShape as JSON)
 
 `resident` is the most that the process held (VmHWM of /proc) above what it held before the models were built. The stage
-has run once at its smallest size by then, so that thread pools and most code pages count among the imports; pages of the
-libraries that come in later are taken off, for how many they are depends on what else the machine has in its cache. `allocated` is
-the same from torch's own account of its tensors, above the weights, measured in a second run.
+has run once at its smallest size by then, so that thread pools and most code pages count among the imports; library
+pages that come in later are taken off, for their number depends on what else the machine has in its cache. `allocated`
+is the same from torch's own account of its tensors, above the weights, measured in a second run.
 """
 
 import json

@@ -483,8 +483,8 @@ def test_as_many_unclean_ends_as_retries_are_allowed(run: TinyRun) -> None:
 def test_a_clip_is_stopped_and_finished_on_an_object_store_as_in_a_folder(
     tmp_path: Path, tiny_weights: Path, undisturbed: DoneMarker
 ) -> None:
-    with moto() as backend:
-        run = TinyRun(tmp_path, tiny_plan(tmp_path, tiny_weights), backend.open()).prepare()
+    with moto() as server:
+        run = TinyRun(tmp_path, tiny_plan(tmp_path, tiny_weights), server.elsewhere().open()).prepare()
         assert run.inputs.claims
         with pytest.raises(Interrupted):
             run.generate(then=at_step(2, stop))
