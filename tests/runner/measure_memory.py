@@ -11,6 +11,8 @@ pages that come in later are taken off, for their number depends on what else th
 is the same from torch's own account of its tensors, above the weights, measured in a second run.
 """
 
+import ctypes
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -142,6 +144,8 @@ def main(arguments: list[str]) -> None:
     model, run = build(arguments, smallest=True)
     run(model)
     del model
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what the first run left in the heap would hide as much of the second
     before, code = resident("VmRSS"), resident("RssFile")
     model, run = build(arguments, smallest=False)
     run(model)
