@@ -16,7 +16,7 @@ from videogen_api import keys
 from videogen_api.errors import ExitCode, Interrupted, Reason, reason_of_exit
 from videogen_api.plan import Plan
 from videogen_api.resource import VideoGeneration, load_manifests
-from videogen_api.status import FINISHED_PHASES, Phase, VideoGenerationStatus
+from videogen_api.status import FINISHED_PHASES, ConditionType, Phase, VideoGenerationStatus
 from videogen_operator.cli.arguments import device, positive
 from videogen_operator.cli.view import open_view
 from videogen_operator.core.defaults import local_defaults
@@ -80,10 +80,14 @@ def _run_resource(resource: VideoGeneration, backend: LocalBackend, arguments: a
 def _exit_code(status: VideoGenerationStatus) -> int:
     if status.phase == Phase.SUCCEEDED:
         return ExitCode.OK
-    reason = next((condition.reason for condition in status.conditions if condition.type == "Stalled"), "")
+    reason = _stalled_reason(status)
     known = {str(key): code for key, code in _EXIT_CODE_OF_REASON.items() if key is not None}
     known[Reason.WEIGHTS_MISSING] = ExitCode.WEIGHTS
     return known.get(reason, ExitCode.INTERNAL)
+
+
+def _stalled_reason(status: VideoGenerationStatus) -> str:
+    return next(condition.reason for condition in status.conditions if condition.type == ConditionType.STALLED)
 
 
 def _print_result(plan: Plan, status: VideoGenerationStatus, out: Path) -> None:
@@ -92,9 +96,12 @@ def _print_result(plan: Plan, status: VideoGenerationStatus, out: Path) -> None:
             print(f"warning: {condition.message}", file=sys.stderr)
     if status.phase == Phase.FAILED:
         print(f"error: {status.message}", file=sys.stderr)
-        for failure in status.failures:
-            if failure.message not in (status.message or ""):
+        # What the message says already, or an earlier attempt at the same, would only bury it.
+        told = {_stalled_reason(status)}
+        for failure in reversed(status.failures):
+            if failure.reason not in told:
                 print(f"error: {failure.pod}: {failure.reason}: {failure.message}", file=sys.stderr)
+                told.add(failure.reason)
         return
     for output in status.outputs:
         print(output.url)

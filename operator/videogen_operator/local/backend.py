@@ -5,6 +5,7 @@ output folder, next to each process's log and report. One command at a time work
 inherited by the processes, so it also holds while something that a killed command left behind is still at work.
 """
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -13,14 +14,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from videogen_api import naming
-from videogen_api.errors import ConfigInvalid, Interrupted, StoreDenied
+from videogen_api.errors import ConfigInvalid, Interrupted, StoreDenied, StoreUnavailable
 from videogen_api.naming import Env
 from videogen_api.plan import Plan
 from videogen_api.report import Progress, TerminationReport
@@ -103,7 +104,8 @@ class LocalBackend:
         prefix = naming.child_prefix(metadata.namespace, metadata.name, metadata.uid, plan.run_id)
         name = naming.child_name(prefix, group.stage, group.pool, group.attempt)
         plan_path = self._state / prefix / naming.PLAN_FILE
-        plan_path.parent.mkdir(exist_ok=True)
+        with _explain_write_errors(plan_path):
+            plan_path.parent.mkdir(exist_ok=True)
         _write_atomically(plan_path, plan.to_bytes())
         processes = tuple(self._start(name, index, group, plan_path) for index in range(group.processes))
         self._groups[name] = _RunningGroup(plan.run_id, group, processes)
@@ -134,9 +136,11 @@ class LocalBackend:
     def _start(self, group_name: str, index: int, group: Group, plan_path: Path) -> _Process:
         name = f"{group_name}-{index}"
         folder = plan_path.parent / name
-        folder.mkdir(exist_ok=True)
-        for left_over in (folder / "termination.json", folder / "address"):
-            left_over.unlink(missing_ok=True)  # of a run whose status somebody removed
+        with _explain_write_errors(folder):
+            folder.mkdir(exist_ok=True)
+            for left_over in (folder / "termination.json", folder / "address"):
+                left_over.unlink(missing_ok=True)  # of a run whose status somebody removed
+            log = (folder / "log").open("wb")
         environment: dict[str, str] = {
             # One thread each: results must not depend on how many processes share the machine.
             "OMP_NUM_THREADS": "1",
@@ -154,7 +158,7 @@ class LocalBackend:
             environment[Env.POOL] = group.pool
         if self._device is not None:
             environment[Env.DEVICE] = self._device
-        with (folder / "log").open("wb") as log:
+        with log:
             popen = subprocess.Popen(  # noqa: S603  (our own runner)
                 list(self._command),
                 env=environment,
@@ -228,8 +232,23 @@ def _read_tail(path: Path) -> str:
 
 def _write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with _explain_write_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _explain_write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{path}: cannot be written: {error.strerror}; free some space or choose another --out, and run it again"
+        ) from error
