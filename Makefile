@@ -6,10 +6,6 @@ UV_VERSION := 0.9.9
 STAMP := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
-# The parity fixtures were recorded with AVX2; wider vectors round exp differently, by more than one bound allows.
-ifeq ($(shell uname -m),x86_64)
-export ATEN_CPU_CAPABILITY ?= avx2
-endif
 
 .PHONY: setup demo test lint types imports unit lock clean
 
