@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from tests.builders import (
     NOW,
     build_group,
@@ -207,3 +208,32 @@ def test_progress_never_goes_back_while_a_busy_process_does_not_answer() -> None
     status = reconcile(resource, PLAN, Observed((PREFLIGHT, ENCODE, silent)), NOW).status
     assert status.clips is not None
     assert (status.progress, status.clips.succeeded) == (80, 1)
+
+
+def test_a_pool_that_fails_for_good_ends_the_others_with_the_run() -> None:
+    plan = build_plan(pools=(("a", 1), ("b", 1)))
+    denied = build_report(Stage.GENERATE, ExitCode.WEIGHTS, "the weights changed during the run")
+    running = build_group(plan, Stage.GENERATE, 1, None, pool="b")
+    groups = (
+        build_group(plan, Stage.PREFLIGHT, 1, preflight_report()),
+        build_group(plan, Stage.ENCODE, 1, encode_report()),
+        build_group(plan, Stage.GENERATE, 1, denied, pool="a"),
+        running,
+    )
+    attempts = Attempts(preflight=1, encode=1, generate={"a": 1, "b": 1})
+    status = VideoGenerationStatus(run_id=plan.run_id, attempts=attempts, start_time=NOW)
+    failed = reconcile(build_resource().model_copy(update={"status": status}), plan, Observed(groups), NOW)
+    assert (failed.status.phase, failed.delete) == (Phase.FAILED, (running,))
+
+    # The same once more, as after a crash between the status and the delete.
+    resource = build_resource().model_copy(update={"status": failed.status})
+    assert reconcile(resource, plan, Observed(groups), NOW) == Decision((), (running,), failed.status)
+
+
+@pytest.mark.parametrize(("stage", "before"), [(Stage.PREFLIGHT, ()), (Stage.COLLECT, (PREFLIGHT, ENCODE, GENERATE))])
+def test_a_report_that_was_lost_costs_an_attempt_and_no_more(stage: Stage, before: tuple[ObservedGroup, ...]) -> None:
+    first, second = (build_group(PLAN, stage, n, build_report(stage), in_round=n if not before else 1) for n in (1, 2))
+    assert [(group.stage, group.attempt) for group in decide(*before, first).create] == [(stage, 2)]
+    final = decide(*before, first, second)
+    assert (final.create, final.status.phase) == ((), Phase.FAILED)
+    assert final.status.message == f"the {stage} stage ended well but its report was lost (after 2 attempts)"

@@ -26,7 +26,11 @@ from videogen_operator.local.backend import LocalBackend
 from videogen_operator.sync import sync
 
 _PASS_SECONDS = 0.5
-_EXIT_CODE_OF_REASON = {reason_of_exit(code): code for code in ExitCode}
+_EXIT_CODE_OF_REASON: dict[str, ExitCode] = {
+    # Two reasons share one code; the table gives back only one of them.
+    Reason.WEIGHTS_MISSING: ExitCode.WEIGHTS,
+    **{reason: code for code in ExitCode if (reason := reason_of_exit(code)) is not None},
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -80,10 +84,7 @@ def _run_resource(resource: VideoGeneration, backend: LocalBackend, arguments: a
 def _exit_code(status: VideoGenerationStatus) -> int:
     if status.phase == Phase.SUCCEEDED:
         return ExitCode.OK
-    reason = _stalled_reason(status)
-    known = {str(key): code for key, code in _EXIT_CODE_OF_REASON.items() if key is not None}
-    known[Reason.WEIGHTS_MISSING] = ExitCode.WEIGHTS
-    return known.get(reason, ExitCode.INTERNAL)
+    return _EXIT_CODE_OF_REASON.get(_stalled_reason(status), ExitCode.INTERNAL)
 
 
 def _stalled_reason(status: VideoGenerationStatus) -> str:

@@ -80,6 +80,14 @@ class ObservedGroup:
         """The report of a stage that is one process."""
         return self.processes[0].report if self.processes else None
 
+    @property
+    def lost_its_report(self) -> bool:
+        """Whether it ended well without the report that is its result: the pod vanished, or could not write it."""
+        if self.state != GroupState.SUCCEEDED or self.stage not in (Stage.PREFLIGHT, Stage.COLLECT):
+            return False
+        found = self.report and (self.report.preflight if self.stage == Stage.PREFLIGHT else self.report.collect)
+        return found is None
+
 
 @dataclass(frozen=True)
 class Observed:

@@ -41,27 +41,34 @@ def rule_stage(attempts: tuple[ObservedGroup, ...], last_attempt: int, this_roun
         return Ruling(Verdict.WAIT)
     if current.round != this_round:
         return Ruling(Verdict.START)
-    if current.state == GroupState.SUCCEEDED:
+    if current.state == GroupState.SUCCEEDED and not current.lost_its_report:
         return Ruling(Verdict.DONE)
     return _rule_failed(attempts, current, retries)
 
 
 def _rule_failed(attempts: tuple[ObservedGroup, ...], current: ObservedGroup, retries: int) -> Ruling:
-    worst = worst_process(current)
-    reason = worst.reason or Reason.INTERNAL
+    reason, message = _why_failed(current)
     if reason in FINAL_REASONS:
-        return Ruling(Verdict.STOP, reason, worst.message)
+        return Ruling(Verdict.STOP, reason, message)
     charged = sum(is_charged(group) for group in attempts)
     if charged > retries:
-        return Ruling(Verdict.STOP, reason, f"{worst.message} (after {charged} attempts)")
+        return Ruling(Verdict.STOP, reason, f"{message} (after {charged} attempts)")
     verdict = Verdict.CHECK_AGAIN if reason == Reason.EMBEDDING_MISSING else Verdict.START
-    return Ruling(verdict, reason, worst.message)
+    return Ruling(verdict, reason, message)
+
+
+def _why_failed(group: ObservedGroup) -> tuple[Reason, str]:
+    if group.lost_its_report:
+        return Reason.INTERNAL, f"the {group.stage} stage ended well but its report was lost"
+    worst = worst_process(group)
+    return worst.reason or Reason.INTERNAL, worst.message
 
 
 def is_charged(group: ObservedGroup) -> bool:
-    """Whether a failed attempt costs one of `spec.retries`."""
-    return group.state == GroupState.FAILED and any(
-        process.reason not in FREE_REASONS for process in group.failed_processes
+    """Whether an attempt costs one of `spec.retries`."""
+    return group.lost_its_report or (
+        group.state == GroupState.FAILED
+        and any(process.reason not in FREE_REASONS for process in group.failed_processes)
     )
 
 

@@ -13,7 +13,7 @@ from videogen_api.plan import Plan
 from videogen_api.report import CollectReport, PreflightReport
 from videogen_api.resource import VideoGeneration
 from videogen_api.status import FINISHED_PHASES, Attempts, Phase, VideoGenerationStatus
-from videogen_operator.core.observed import Group, Observed, ObservedGroup
+from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup
 from videogen_operator.core.policies import Ruling, Verdict, rule_stage
 from videogen_operator.core.summary import summarize
 
@@ -46,14 +46,17 @@ def reconcile(resource: VideoGeneration, plan: Plan, observed: Observed, now: da
     # What belongs to another run, or to a try that was given up, decides nothing any more.
     seen = Observed() if begins else observed.of_run(plan.run_id)
     stale = tuple(group for group in observed.groups if group not in seen.groups)
+    at_work = tuple(group for group in seen.groups if group.state == GroupState.RUNNING)
     if ledger.phase in FINISHED_PHASES:
-        return Decision(create=(), delete=stale, status=ledger)
+        # A crash after the status was written must not leave cards busy for a run that is over.
+        return Decision(create=(), delete=(*stale, *at_work), status=ledger)
     if resource.spec.suspend:
         step = Step(Phase.SUSPENDED, "suspended; set spec.suspend to false to go on", "Suspended")
         return Decision((), (*stale, *seen.groups), summarize(resource, plan, seen, ledger, step, now))
     step = next_step(plan, seen, ledger.attempts)
     ledger = ledger.model_copy(update={"attempts": _count(ledger.attempts, step.due)})
-    return Decision(step.due, stale, summarize(resource, plan, seen, ledger, step, now))
+    ended = at_work if step.phase in FINISHED_PHASES else ()
+    return Decision(step.due, (*stale, *ended), summarize(resource, plan, seen, ledger, step, now))
 
 
 @dataclass(frozen=True)
