@@ -63,6 +63,8 @@ class Env(StrEnum):
     """Path of the termination report; left out: /dev/termination-log, as the kubelet has it."""
     SCRATCH = "VIDEOGEN_SCRATCH"
     """A folder for temporary files; left out: the system's."""
+    BUILTIN_WEIGHTS = "VIDEOGEN_BUILTIN_WEIGHTS"
+    """A folder with one folder of weights for each model that the image carries (`weights: builtin`)."""
 
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
@@ -70,6 +72,14 @@ DEFAULT_PORT = 8080
 MAX_TERMINATION_BYTES = 4096
 
 PLAN_FILE = "plan.json"
+DEFAULTS_FILE = "defaults.json"
+"""The cluster's defaults that a plan was made with, beside it in the ConfigMap."""
+
+CONTAINER = "runner"
+"""Name of the one container of every workload pod."""
+
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""Kueue's own label: a Job that carries it is admitted by that LocalQueue."""
 
 MAX_NAME_LENGTH = 63
 _SLUG_LENGTH = 30
@@ -92,6 +102,11 @@ def short_hash(*parts: str, length: int = _HASH_LENGTH) -> str:
 def child_prefix(namespace: str, name: str, uid: str, run_id: str) -> str:
     """Start of every child's name of one run of one resource."""
     return f"{slug(name)}-{short_hash(namespace, name, uid, run_id)}"
+
+
+def plan_name(prefix: str, revision: int) -> str:
+    """Name of the ConfigMap that holds one placement of a run's plan."""
+    return f"{prefix}-plan-{revision}"
 
 
 def child_name(prefix: str, stage: Stage, pool: str | None, attempt: int) -> str:
