@@ -1,6 +1,7 @@
 """What was seen of a run's children, as small sorted values: the only thing besides the resource that decides."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from videogen_api.errors import Reason, reason_of_exit
@@ -14,6 +15,33 @@ class GroupState(StrEnum):
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+    ENDING = "Ending"
+    """Deleted, but some of its processes may still be at work."""
+
+
+class WaitingReason(StrEnum):
+    """Why something that should run does not, in words that users know from Kubernetes."""
+
+    QUEUED = "Queued"
+    """Its Job is suspended from outside: Kueue has not admitted it."""
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    """ImagePullBackOff, ErrImagePull, InvalidImageName."""
+    SECRET_MISSING = "SecretMissing"
+    """CreateContainerConfigError: a secret, or a key of it, is not there."""
+    POD_REFUSED = "PodRefused"
+    """FailedCreate: quota, Pod Security, a missing service account."""
+    NODE_LOST = "NodeLost"
+    """Its node does not answer any more, so nobody knows whether it still runs."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What holds a process or a group back; `message` is one sentence that names the object and the remedy."""
+
+    reason: WaitingReason
+    message: str
+    since: datetime
 
 
 @dataclass(frozen=True)
@@ -37,6 +65,11 @@ class ObservedProcess:
     node: str | None = None
     exit_code: int | None = None
     oom_killed: bool = False
+    disrupted: bool = False
+    """Preempted, drained or evicted: the pod has the condition DisruptionTarget."""
+    started: bool = True
+    """Whether its container has ever run."""
+    waiting: Waiting | None = None
     report: TerminationReport | None = None
     log_tail: str = ""
     progress: Progress | None = None
@@ -48,6 +81,8 @@ class ObservedProcess:
             return None
         if self.report is not None and self.report.exit_code == self.exit_code:
             return self.report.reason
+        if self.disrupted:
+            return Reason.INTERRUPTED
         return reason_of_exit(self.exit_code, oom_killed=self.oom_killed)
 
     @property
@@ -70,6 +105,15 @@ class ObservedGroup:
     round: int
     state: GroupState
     processes: tuple[ObservedProcess, ...]
+    """By index, the oldest first; an index that was tried again has several."""
+    expected: int | None = None
+    """Processes that it should have; None: those it has."""
+    created: datetime | None = None
+    finished: datetime | None = None
+    waiting: Waiting | None = None
+    """What holds back the group as a whole."""
+    failure: str = ""
+    """Why it failed as a whole, where no process of it says so."""
 
     @property
     def failed_processes(self) -> tuple[ObservedProcess, ...]:
