@@ -27,7 +27,7 @@ class WaitingReason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     """ImagePullBackOff, ErrImagePull, InvalidImageName."""
-    SECRET_MISSING = "SecretMissing"
+    CONFIG_MISSING = "ConfigMissing"
     """CreateContainerConfigError: a secret, or a key of it, is not there."""
     POD_REFUSED = "PodRefused"
     """FailedCreate: quota, Pod Security, a missing service account."""
