@@ -17,8 +17,9 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from videogen_api import naming
+from videogen_api.bounds import DNS_LABEL, Pattern
 from videogen_api.errors import InvalidInput
-from videogen_api.spec import Model, VideoGenerationSpec, check_pattern
+from videogen_api.spec import Model, VideoGenerationSpec
 from videogen_api.status import VideoGenerationStatus
 
 _MAX_SHOWN_VALUE = 60
@@ -35,7 +36,7 @@ class Metadata(BaseModel):
             min_length=1,
             max_length=naming.MAX_NAME_LENGTH,
         ),
-        check_pattern(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?", "lower-case letters, digits, dashes and dots, as in my-clip"),
+        Pattern(rf"{DNS_LABEL}(\.{DNS_LABEL})*", "lower-case letters, digits, dashes and dots, as in my-clip"),
     ]
     namespace: str = "default"
     uid: str = ""

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic.alias_generators import to_camel
 
 from videogen_api import naming, video
+from videogen_api.bounds import DNS_LABEL, IntOrString, OneOf, Pattern
 
 MAX_PROMPTS = 1000
 MAX_PROMPT_CHARACTERS = 150_000
@@ -33,27 +34,6 @@ class Model(BaseModel):
     )
 
 
-def check_pattern(pattern: str, want: str) -> AfterValidator:
-    """A validator that takes only what `pattern` matches whole, and says `want` in words where it does not."""
-    compiled = re.compile(pattern)
-
-    def check(text: str) -> str:
-        if not compiled.fullmatch(text):
-            raise ValueError(f"want {want}")
-        return text
-
-    return AfterValidator(check)
-
-
-def _check_one_of(values: tuple[str, ...]) -> AfterValidator:
-    def check(text: str) -> str:
-        if text not in values:
-            raise ValueError(f"want one of {', '.join(values)}")
-        return text
-
-    return AfterValidator(check)
-
-
 def _check_spoken(text: str) -> str:
     if not text.strip():
         raise ValueError("the prompt is empty; write what the video should show")
@@ -69,33 +49,56 @@ def _check_frames(frames: int) -> int:
 Slug = Annotated[
     str,
     StringConstraints(min_length=1, max_length=63),
-    check_pattern(
-        r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", "lower-case letters, digits and dashes, a letter or digit at both ends"
-    ),
+    Pattern(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", "lower-case letters, digits and dashes, a letter or digit at both ends"),
 ]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+DnsName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=253),
+    Pattern(rf"{DNS_LABEL}(\.{DNS_LABEL})*", "lower-case letters, digits, dashes and dots, as in my-object.v1"),
+]
+LabelKey = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=317),
+    Pattern(
+        rf"({DNS_LABEL}(\.{DNS_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?",
+        "a label's key such as example.com/team",
+    ),
+]
+LabelValue = Annotated[
+    str,
+    StringConstraints(max_length=63),
+    Pattern(
+        r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?",
+        "letters, digits, dashes, underscores and dots, a letter or digit at both ends",
+    ),
+]
 Quantity = Annotated[
     str,
     StringConstraints(max_length=32),
-    check_pattern(r"[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?", "a Kubernetes quantity such as 16Gi"),
+    Pattern(r"[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?", "a Kubernetes quantity such as 16Gi"),
 ]
+ResourceQuantity = Annotated[
+    str,
+    StringConstraints(max_length=32),
+    Pattern(r"[0-9]+(\.[0-9]+)?([KMGTPE]i|[mkMGTPE])?", "a Kubernetes quantity such as 4, 500m or 16Gi"),
+    IntOrString(),
+]
+# A path's first part has no colon, as in RFC 3986: what has one is a URL, and none but these can be read.
 Url = Annotated[
     str,
-    StringConstraints(max_length=1024),
-    check_pattern(r"(s3://[^/\s]+(/\S*)?|file:///\S*|(?![a-z0-9]+://)\S+)", "s3://bucket/path or a path"),
+    StringConstraints(min_length=1, max_length=1024),
+    Pattern(r"s3://[^/\s\v]+(/[^\s\v]*)?|file:///[^\s\v]*|[^:/\s\v]*(/[^\s\v]*)?", "s3://bucket/path or a path"),
 ]
 WeightsUrl = Annotated[
     str,
-    StringConstraints(max_length=1024),
-    check_pattern(
-        r"(s3://[^/\s]+(/\S*)?|pvc://[^/\s]+(/\S*)?|builtin|(?![a-z0-9]+://)\S+)",
-        "s3://, pvc://claim/path, builtin or a path",
-    ),
+    StringConstraints(min_length=1, max_length=1024),
+    Pattern(r"(s3|pvc)://[^/\s\v]+(/[^\s\v]*)?|[^:/\s\v]*(/[^\s\v]*)?", "s3://, pvc://claim/path, builtin or a path"),
 ]
 Endpoint = Annotated[
     str,
     StringConstraints(max_length=1024),
-    check_pattern(r"https?://[^\s/]+/?", "http://host:port or https://host:port"),
+    Pattern(r"https?://[^/\s\v]+/?", "http://host:port or https://host:port"),
 ]
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 Count = Annotated[int, Field(ge=1, le=1000)]
@@ -109,7 +112,7 @@ class Reference(Model):
 
     url: Url
     sha256: (
-        Annotated[str, StringConstraints(max_length=64), check_pattern(r"[0-9a-f]{64}", "64 hexadecimal digits")] | None
+        Annotated[str, StringConstraints(max_length=64), Pattern(r"[0-9a-f]{64}", "64 hexadecimal digits")] | None
     ) = None
     """Pins the content; left out: whatever is there when the run starts."""
     loop: Annotated[int, Field(ge=0, le=1000)] | None = None
@@ -142,8 +145,8 @@ class Size(Model):
 class Video(Model):
     """Size and length of every clip."""
 
-    resolution: Annotated[str, StringConstraints(max_length=16), _check_one_of(video.RESOLUTIONS)] | None = None
-    aspect_ratio: Annotated[str, StringConstraints(max_length=16), _check_one_of(video.ASPECT_RATIOS)] | None = None
+    resolution: Annotated[str, StringConstraints(max_length=16), OneOf(video.RESOLUTIONS)] | None = None
+    aspect_ratio: Annotated[str, StringConstraints(max_length=16), OneOf(video.ASPECT_RATIOS)] | None = None
     size: Size | None = None
     frames: Annotated[int, Field(ge=1, le=2040), AfterValidator(_check_frames)] | None = None
     fps: Annotated[int, Field(ge=1, le=120)] | None = None
@@ -166,9 +169,7 @@ class Sampling(Model):
     aesthetic_score: Annotated[float, Field(ge=0, le=10)] | None = None
     motion_score: Annotated[float, Field(ge=0, le=1000)] | None = None
     camera_motion: (
-        Annotated[
-            str, StringConstraints(max_length=64), check_pattern(r"[A-Za-z][A-Za-z ,-]*", "words such as pan left")
-        ]
+        Annotated[str, StringConstraints(max_length=64), Pattern(r"[A-Za-z][A-Za-z ,-]*", "words such as pan left")]
         | None
     ) = None
 
@@ -203,7 +204,7 @@ class Gpu(Model):
         Annotated[
             str,
             StringConstraints(max_length=253),
-            check_pattern(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", "a resource name such as nvidia.com/gpu"),
+            Pattern(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", "a resource name such as nvidia.com/gpu"),
         ]
         | None
     ) = None
@@ -221,11 +222,10 @@ StringMap = Annotated[
 
 class Toleration(Model):
     key: Annotated[str, StringConstraints(max_length=317)] | None = None
-    operator: Annotated[str, StringConstraints(max_length=16), _check_one_of(("Exists", "Equal"))] | None = None
+    operator: Annotated[str, StringConstraints(max_length=16), OneOf(("Exists", "Equal"))] | None = None
     value: Annotated[str, StringConstraints(max_length=253)] | None = None
     effect: (
-        Annotated[str, StringConstraints(max_length=32), _check_one_of(("NoSchedule", "PreferNoSchedule", "NoExecute"))]
-        | None
+        Annotated[str, StringConstraints(max_length=32), OneOf(("NoSchedule", "PreferNoSchedule", "NoExecute"))] | None
     ) = None
     toleration_seconds: Annotated[int, Field(ge=0)] | None = None
 
@@ -251,9 +251,7 @@ _RESERVED_ENV = re.compile(
 
 
 class EnvVar(Model):
-    name: Annotated[
-        str, StringConstraints(max_length=128), check_pattern(r"[A-Za-z_][A-Za-z0-9_]*", "an environment name")
-    ]
+    name: Annotated[str, StringConstraints(max_length=128), Pattern(r"[A-Za-z_][A-Za-z0-9_]*", "an environment name")]
     value: Annotated[str, StringConstraints(max_length=4096)]
 
     @model_validator(mode="after")
