@@ -111,16 +111,19 @@ class Reference(Model):
     """
 
     url: Url
+    """Where the image or video is: s3://bucket/key, or a path where clips are made on one machine."""
     sha256: (
         Annotated[str, StringConstraints(max_length=64), Pattern(r"[0-9a-f]{64}", "64 hexadecimal digits")] | None
     ) = None
     """Pins the content; left out: whatever is there when the run starts."""
     loop: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Loop that the reference conditions, counted from 0; left out: the first."""
     start: Annotated[int, Field(ge=-10_000, le=10_000)] | None = None
     """First latent frame taken of the reference; negative counts from its end."""
     at: Annotated[int, Field(ge=-10_000, le=10_000)] | None = None
     """Latent frame of the clip where it goes; negative counts from the end."""
     length: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Latent frames taken of the reference; left out: one."""
     edit: Annotated[float, Field(ge=0, le=1)] | None = None
     """0 keeps the reference as it is, 1 lets the model replace it."""
 
@@ -129,30 +132,43 @@ class Prompt(Model):
     """One text, and how many clips of it."""
 
     name: Slug | None = None
+    """Names the clips' files; unique among the prompts; left out: p000, p001 and so on, by position."""
     text: Annotated[str, StringConstraints(min_length=1, max_length=20_000), AfterValidator(_check_spoken)]
+    """What the video shows."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    """Seed of the first clip; left out: derived from the text, so that the same text gives the same clip again."""
     samples: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Clips of this text, with seeds that count up; left out: 1."""
     references: Annotated[tuple[Reference, ...], Field(max_length=16)] | None = None
+    """Images and videos that the clips start from, pass through or end with."""
 
 
 class Size(Model):
     """Pixels; multiples of 16 are whole patches of whole latents, so nothing is padded or cropped."""
 
     width: Annotated[int, Field(ge=64, le=4096, multiple_of=16)]
+    """Pixels from left to right."""
     height: Annotated[int, Field(ge=64, le=4096, multiple_of=16)]
+    """Pixels from top to bottom."""
 
 
 class Video(Model):
     """Size and length of every clip."""
 
     resolution: Annotated[str, StringConstraints(max_length=16), OneOf(video.RESOLUTIONS)] | None = None
+    """Pixel budget by its usual name; left out: 240p."""
     aspect_ratio: Annotated[str, StringConstraints(max_length=16), OneOf(video.ASPECT_RATIOS)] | None = None
+    """Width to height; left out: 16:9."""
     size: Size | None = None
+    """Width and height themselves, instead of resolution and aspectRatio."""
     frames: Annotated[int, Field(ge=1, le=2040), AfterValidator(_check_frames)] | None = None
+    """Frames of one loop: 1 for an image, or at least 17; left out: 51."""
     fps: Annotated[int, Field(ge=1, le=120)] | None = None
+    """Frames a second; the model is told, and the file says so; left out: 24."""
     loops: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Stretches that the clip is made of, each carrying on from the end of the one before; left out: 1."""
     condition_frames: Annotated[int, Field(ge=17, le=2040, multiple_of=video.CHUNK_FRAMES)] | None = None
-    """Frames that each loop after the first takes over from the one before."""
+    """Frames that each loop after the first takes over from the one before; left out: 17."""
 
     @model_validator(mode="after")
     def _check_one_size(self) -> Self:
@@ -160,18 +176,34 @@ class Video(Model):
             raise ValueError("size and resolution exclude each other; drop size, or drop resolution and aspectRatio")
         return self
 
+    @model_validator(mode="after")
+    def _check_loops_move_on(self) -> Self:
+        if self.loops is None or self.condition_frames is None or self.frames is None:
+            return self  # the planner checks what the defaults add
+        if self.loops > 1 and self.condition_frames >= self.frames:
+            raise ValueError(
+                f"conditionFrames: {self.condition_frames} of {self.frames} frames would leave a loop nothing of its "
+                "own; lower it, raise frames, or set loops to 1"
+            )
+        return self
+
 
 class Sampling(Model):
     """How a clip is denoised, and the scores that are appended to its prompt."""
 
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Denoising steps of each loop; left out: 30."""
     guidance: Annotated[float, Field(ge=0, le=100)] | None = None
+    """How strictly the clip follows its text (classifier-free guidance); left out: 7."""
     aesthetic_score: Annotated[float, Field(ge=0, le=10)] | None = None
+    """Aesthetic score that the model is asked for; left out: 6.5."""
     motion_score: Annotated[float, Field(ge=0, le=1000)] | None = None
+    """Amount of motion that the model is asked for; left out: the model decides."""
     camera_motion: (
         Annotated[str, StringConstraints(max_length=64), Pattern(r"[A-Za-z][A-Za-z ,-]*", "words such as pan left")]
         | None
     ) = None
+    """Camera motion that the model is asked for, in words; left out: the model decides."""
 
 
 class Precision(StrEnum):
@@ -184,17 +216,24 @@ class ModelRef(Model):
     """Which model, and where its weights are."""
 
     name: Text | None = None
+    """Name of the model; left out: the cluster's, or open-sora-v1.2."""
     weights: WeightsUrl | None = None
+    """Where the weights are: s3://bucket/path, pvc://claim/path, builtin (the image's own) or a path."""
     precision: Precision | None = None
+    """exact: the reference's numbers; left out: exact."""
 
 
 class Storage(Model):
     """The object store that everything goes through."""
 
     url: Url | None = None
+    """Where results go: s3://bucket/path; left out: the cluster's."""
     endpoint: Endpoint | None = None
+    """The S3 service, where it is not the provider's own; the cluster's administrator lists which are allowed."""
     region: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    """The S3 region; left out: the cluster's."""
     credentials_secret: Slug | None = None
+    """Secret of the same namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; left out: the cluster's."""
 
 
 class Gpu(Model):
@@ -208,51 +247,63 @@ class Gpu(Model):
         ]
         | None
     ) = None
+    """Extended resource that the node offers; left out: nvidia.com/gpu."""
     count: Annotated[int, Field(ge=0, le=16)] | None = None
-    """0 runs on the CPU."""
+    """Cards of one pod; 0 runs on the CPU; left out: 1."""
     memory: Quantity | None = None
+    """Memory of one card, for the planner; left out: what the product has."""
     product: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = None
-
-
-StringMap = Annotated[
-    dict[Annotated[str, StringConstraints(max_length=317)], Annotated[str, StringConstraints(max_length=253)]],
-    Field(max_length=32),
-]
+    """Kind of card, as the node's label nvidia.com/gpu.product has it; left out: any."""
 
 
 class Toleration(Model):
+    """A taint that the pods tolerate, as in a PodSpec."""
+
     key: Annotated[str, StringConstraints(max_length=317)] | None = None
+    """Key of the taint; left out: every key."""
     operator: Annotated[str, StringConstraints(max_length=16), OneOf(("Exists", "Equal"))] | None = None
+    """Exists takes any value; left out: Equal."""
     value: Annotated[str, StringConstraints(max_length=253)] | None = None
+    """Value of the taint, for Equal."""
     effect: (
         Annotated[str, StringConstraints(max_length=32), OneOf(("NoSchedule", "PreferNoSchedule", "NoExecute"))] | None
     ) = None
-    toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Effect of the taint; left out: every effect."""
+    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """Seconds until a NoExecute taint evicts the pod after all; left out: never."""
 
 
 class Resources(Model):
-    requests: (
-        Annotated[dict[Annotated[str, StringConstraints(max_length=253)], Quantity], Field(max_length=16)] | None
-    ) = None
-    limits: (
-        Annotated[dict[Annotated[str, StringConstraints(max_length=253)], Quantity], Field(max_length=16)] | None
-    ) = None
+    """Resources of one pod's container, as in a PodSpec; the cards are counted under gpu."""
+
+    requests: Annotated[dict[LabelKey, ResourceQuantity], Field(max_length=16)] | None = None
+    """What the scheduler sets aside, such as cpu and memory."""
+    limits: Annotated[dict[LabelKey, ResourceQuantity], Field(max_length=16)] | None = None
+    """What the container may not exceed."""
 
 
 class SecretRef(Model):
-    name: Annotated[str, StringConstraints(min_length=1, max_length=253)]
+    """A Secret of the resource's namespace."""
+
+    name: DnsName
+    """Name of the Secret."""
 
 
 # Keys that decide what a process is, or how its interpreter, loader or credentials behave.
-_RESERVED_ENV = re.compile(
-    r"(AWS_|LD_|PYTHON|VIDEOGEN_|JOB_|NCCL_|GLOO_|TORCH|MASTER_|KUBERNETES_).*|.*_PROXY|RANK|LOCAL_RANK|WORLD_SIZE|PATH|HOME|HOSTNAME",
-    re.IGNORECASE,
+RESERVED_ENV = (
+    r"(AWS_|LD_|PYTHON|VIDEOGEN_|JOB_|NCCL_|GLOO_|TORCH|MASTER_|KUBERNETES_).*|.*_PROXY"
+    r"|RANK|LOCAL_RANK|WORLD_SIZE|PATH|HOME|HOSTNAME"
 )
+_RESERVED_ENV = re.compile(RESERVED_ENV, re.IGNORECASE)
 
 
 class EnvVar(Model):
+    """A variable of the container's environment, with a literal value."""
+
     name: Annotated[str, StringConstraints(max_length=128), Pattern(r"[A-Za-z_][A-Za-z0-9_]*", "an environment name")]
+    """Name of the variable; those that decide what the process is are reserved."""
     value: Annotated[str, StringConstraints(max_length=4096)]
+    """Value, as it stands: $(NAME) is not expanded."""
 
     @model_validator(mode="after")
     def _check_not_reserved(self) -> Self:
@@ -261,9 +312,8 @@ class EnvVar(Model):
         return self
 
 
-_RESERVED_LABEL = re.compile(
-    r"(.*\.)?(videogen\.dev|kueue\.x-k8s\.io|kubernetes\.io|k8s\.io)/.*|job-name|controller-uid"
-)
+RESERVED_LABEL = r"(.*\.)?(videogen\.dev|kueue\.x-k8s\.io|kubernetes\.io|k8s\.io)/.*|job-name|controller-uid"
+_RESERVED_LABEL = re.compile(RESERVED_LABEL)
 
 
 def _check_labels(labels: dict[str, str]) -> dict[str, str]:
@@ -273,37 +323,57 @@ def _check_labels(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
+StringMap = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]
+
+
 class Pod(Model):
     """What a user may say about the pods: a closed list, no free pod template."""
 
     node_selector: StringMap | None = None
+    """Labels that a node must have."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] | None = None
+    """Taints of nodes that the pods may run on all the same."""
     resources: Resources | None = None
-    priority_class_name: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
+    """CPU, memory and other resources of each pod."""
+    priority_class_name: DnsName | None = None
+    """PriorityClass of the pods; the cluster's administrator lists which are allowed."""
     image_pull_secrets: Annotated[tuple[SecretRef, ...], Field(max_length=8)] | None = None
-    service_account_name: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
+    """Secrets for the registry that the image comes from."""
+    service_account_name: DnsName | None = None
+    """ServiceAccount of the pods; the cluster's administrator lists which are allowed. No token is mounted."""
     labels: Annotated[StringMap, AfterValidator(_check_labels)] | None = None
+    """Labels added to the pods; those of this project, of Kubernetes and of Kueue are reserved."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=32)] | None = None
+    """Variables added to the container's environment."""
 
 
 class Encoder(Model):
     """The T5 shard pod group."""
 
     shards: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Pods that share the encoder's layers; left out: the fewest whose cards hold them."""
     gpu: Gpu | None = None
+    """Cards of each shard; left out: those of the first pool that has any."""
     pod: Pod | None = None
+    """What the shards' pods need to run where they should."""
 
 
 class RunnerPool(Model):
     """Runner pods of one kind of card."""
 
     name: Slug
+    """Names the pool; unique among the runners."""
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Runner pods; left out: 1. May change while a run goes on."""
     gpu: Gpu | None = None
+    """Cards of each runner; left out: one nvidia.com/gpu."""
     pod: Pod | None = None
+    """What the runners' pods need to run where they should."""
 
 
 class Strategy(StrEnum):
+    """Auto leaves it to the planner; Sequential ends encoding before the first runner; Overlapped runs both at once."""
+
     AUTO = "Auto"
     SEQUENTIAL = "Sequential"
     OVERLAPPED = "Overlapped"
@@ -313,30 +383,54 @@ class Schedule(Model):
     """When and in what order the stages may run."""
 
     strategy: Strategy | None = None
+    """Whether runners wait for the encoder to end; left out: Auto."""
     queue: Slug | None = None
+    """Kueue LocalQueue that admits each stage; left out: none."""
     start_deadline_seconds: Seconds | None = None
+    """Longest time that a stage may wait for its pods to start; left out: no limit."""
     active_deadline_seconds: Seconds | None = None
+    """Longest time that a run may take from its start; left out: no limit."""
 
 
 def _repeated(names: list[str]) -> str | None:
-    return next((name for name in names if names.count(name) > 1), None)
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 class VideoGenerationSpec(Model):
-    """The whole of `spec`."""
+    """What is asked for. An edit that changes the clips starts a new run, which reuses those that exist.
+
+    What is left out takes the cluster's defaults, then the code's; neither is ever written here.
+    """
 
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
+    """What to make: at most 150,000 characters and 10,000 clips in all."""
     video: Video | None = None
+    """Size and length of every clip."""
     sampling: Sampling | None = None
+    """How the clips are denoised."""
     model: ModelRef | None = None
+    """Which model makes them."""
     storage: Storage | None = None
+    """Where everything is kept; left out: the cluster's."""
     encoder: Encoder | None = None
+    """The pods that turn texts into embeddings."""
     runners: Annotated[tuple[RunnerPool, ...], Field(max_length=16)] | None = None
+    """The pods that make the clips, a pool for each kind of card; left out: the cluster's, or one pod with one card."""
     schedule: Schedule | None = None
+    """Order, queue and deadlines of the stages."""
     retries: Annotated[int, Field(ge=0, le=100)] | None = None
+    """How often one clip, or one stage, may fail for a reason that another try can mend; left out: 3."""
     suspend: bool | None = None
+    """true stops the work and frees its cards; what was done is kept for when it is false again."""
     retry: Annotated[str, StringConstraints(max_length=63)] | None = None
+    """Any text; a change of it tries again after a final failure."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """Seconds after the end at which Jobs and pods are removed, never this object; left out: they stay."""
 
     @model_validator(mode="after")
     def _check_prompts(self) -> Self:
@@ -357,6 +451,10 @@ class VideoGenerationSpec(Model):
     def _check_runners(self) -> Self:
         if (name := _repeated([pool.name for pool in self.runners or ()])) is not None:
             raise ValueError(f"runners: two pools are named {name!r}; names must be unique")
+        if self.runners and not self.suspend and not any(pool.replicas != 0 for pool in self.runners):
+            raise ValueError(
+                "runners: no pool has a replica, so nothing would run; raise replicas, or set spec.suspend to pause"
+            )
         return self
 
 
