@@ -31,6 +31,8 @@ from videogen_api.report import (
 )
 from videogen_api.resource import VideoGeneration, parse_resource
 from videogen_api.spec import Precision, Strategy
+from videogen_api.status import Attempts, VideoGenerationStatus
+from videogen_operator.core.asked import asked_digest
 from videogen_operator.core.observed import GroupState, ObservedGroup, ObservedProcess
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
@@ -69,6 +71,19 @@ def build_plan(
         encoder=PlannedEncoder(shards=1, device=Device.CPU, dtype=Dtype.FLOAT32, cost=COST),
         pools=tuple(build_pool(name, replicas) for name, replicas in pools),
         retries=retries,
+    )
+
+
+def build_status(plan: Plan, resource: VideoGeneration, attempts: Attempts) -> VideoGenerationStatus:
+    """The ledger of a run whose attempts have all existed."""
+    return VideoGenerationStatus(
+        run_id=plan.run_id,
+        asked=asked_digest(resource.spec),
+        retry=resource.spec.retry,
+        plan_revision=1,
+        attempts=attempts,
+        created=attempts,
+        start_time=NOW,
     )
 
 

@@ -23,6 +23,7 @@ LABEL_STAGE = f"{GROUP}/stage"
 LABEL_POOL = f"{GROUP}/pool"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_ROUND = f"{GROUP}/round"
+LABEL_TEMPLATE = f"{GROUP}/template"
 
 
 class Stage(StrEnum):

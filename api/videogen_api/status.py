@@ -1,15 +1,17 @@
 """What a resource says of itself: the status of a VideoGeneration.
 
 The ledger (`run_id`, `retry`, `attempts`, `start_time`, `completion_time`) is written before acting; everything else is
-computed from what was observed. Times are RFC 3339 in UTC, as Kubernetes writes them.
+computed from what was observed. `asked`, `plan_revision`, `created`, `late_starts` and `found` belong to the ledger too:
+they are what a look at the children alone could not tell. Times are RFC 3339 in UTC, as Kubernetes writes them.
 """
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, PlainSerializer
 
+from videogen_api.naming import Stage
 from videogen_api.spec import Model, Strategy
 
 MAX_RUNNERS = 64
@@ -74,6 +76,31 @@ class Attempts(Model):
     encode: int = 0
     generate: dict[str, int] = Field(default_factory=dict)
     collect: int = 0
+
+    def of(self, stage: Stage, pool: str | None) -> int:
+        """The last attempt of one stage and pool; 0 before the first."""
+        if stage == Stage.GENERATE:
+            return self.generate.get(pool or "", 0)
+        last: int = getattr(self, stage.value)
+        return last
+
+    def at_least(self, stage: Stage, pool: str | None, attempt: int) -> Self:
+        """With one stage and pool counted up to `attempt`."""
+        attempt = max(attempt, self.of(stage, pool))
+        if stage == Stage.GENERATE:
+            return self.model_copy(update={"generate": {**self.generate, pool or "": attempt}})
+        return self.model_copy(update={stage.value: attempt})
+
+
+class Findings(Model):
+    """What a preflight found, kept because its pod may vanish with its node long before the run ends."""
+
+    attempt: int
+    """The preflight attempt that found it."""
+    embeddings: int
+    clips: int
+    claims: bool
+    """Whether the store's conditional writes can be trusted."""
 
 
 class PlanSummary(Model):
@@ -160,7 +187,16 @@ class VideoGenerationStatus(Model):
     observed_generation: int = -1
     run_id: str | None = None
     retry: str | None = None
+    asked: str | None = None
+    """Digest of the part of the spec that decides what is made: while it stays, the run stays."""
+    plan_revision: int = 0
+    """Which placement of the plan is in force: the number in its ConfigMap's name."""
     attempts: Attempts = Attempts()
+    created: Attempts = Attempts()
+    """Attempts that are known to have existed; one that has not keeps its name, one that has never gets it again."""
+    late_starts: tuple[str, ...] = ()
+    """Attempts that were given up because their pods did not start in time."""
+    found: Findings | None = None
     start_time: Time | None = None
     completion_time: Time | None = None
     phase: Phase | None = None

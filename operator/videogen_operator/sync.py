@@ -3,6 +3,7 @@
 The backend is the only thing that differs: it observes and applies, it decides nothing.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -10,7 +11,8 @@ from videogen_api.plan import Plan
 from videogen_api.resource import VideoGeneration
 from videogen_api.status import VideoGenerationStatus
 from videogen_operator.core.observed import Group, Observed, ObservedGroup
-from videogen_operator.core.reconcile import reconcile
+from videogen_operator.core.reconcile import Decision, reconcile
+from videogen_operator.core.writes import differs, is_news, ledger_changed
 
 
 class Backend(Protocol):
@@ -26,17 +28,45 @@ class Backend(Protocol):
         """Ends a group's processes and forgets it; a group that is gone already is fine."""
 
     def create(self, resource: VideoGeneration, plan: Plan, group: Group) -> None:
-        """Starts a group under its deterministic name."""
+        """Starts a group under its deterministic name; one of that name that is ours already is fine."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass left behind."""
+
+    status: VideoGenerationStatus
+    """The decided status; what is in the resource may be older by its mere progress."""
+    written: bool
+    wake_at: datetime | None
 
 
 def sync(resource: VideoGeneration, plan: Plan, backend: Backend, now: datetime) -> VideoGenerationStatus:
-    """One level-triggered pass; returns the status that it left behind."""
+    """One level-triggered pass that tells everything; returns the status that it left behind."""
     decision = reconcile(resource, plan, backend.observe(resource), now)
-    if decision.status != resource.status:
-        # Before acting: a crash between the two makes the next attempt, never the same one twice.
-        backend.write_status(resource, decision.status)
+    return apply(resource, plan, decision, backend, may_report=True).status
+
+
+def apply(
+    resource: VideoGeneration, plan: Plan | None, decision: Decision, backend: Backend, *, may_report: bool
+) -> Outcome:
+    """Carries out a decision. `plan` is None for one that creates nothing; `may_report`: mere progress may be written.
+
+    The ledger goes before the act: a crash between the two makes the same attempt, or the next one, never two of them.
+    """
+    before, after = resource.status, decision.status
+    first = ledger_changed(before, after) or bool(decision.delete and differs(before, after))
+    if first:
+        backend.write_status(resource, after)
     for stale in decision.delete:
         backend.delete(stale)
     for group in decision.create:
+        if plan is None:
+            raise AssertionError("only a plan creates groups")
         backend.create(resource, plan, group)
-    return decision.status
+    if first:
+        return Outcome(after, written=True, wake_at=decision.wake_at)
+    due = is_news(before, after) or (may_report and differs(before, after))
+    if due:
+        backend.write_status(resource, after)
+    return Outcome(after, written=due, wake_at=decision.wake_at)

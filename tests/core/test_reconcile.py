@@ -9,6 +9,7 @@ from tests.builders import (
     build_plan,
     build_report,
     build_resource,
+    build_status,
     collect_report,
     encode_report,
     generate_report,
@@ -19,7 +20,8 @@ from videogen_api.errors import ExitCode, Reason
 from videogen_api.naming import Stage
 from videogen_api.report import ClipFailureLine, EncodeReport
 from videogen_api.resource import VideoGeneration
-from videogen_api.status import Attempts, ClipCounts, ConditionType, Phase, VideoGenerationStatus
+from videogen_api.status import Attempts, ClipCounts, ConditionType, Phase
+from videogen_operator.core.asked import template_digest
 from videogen_operator.core.observed import Group, Observed, ObservedGroup
 from videogen_operator.core.reconcile import Decision, reconcile
 
@@ -40,14 +42,19 @@ def decide(
         generate={g.pool or "": g.attempt for g in groups if g.stage == Stage.GENERATE},
         collect=max((g.attempt for g in groups if g.stage == Stage.COLLECT), default=0),
     )
-    status = VideoGenerationStatus(run_id=PLAN.run_id, attempts=counted, start_time=NOW)
     base = resource or build_resource()
+    status = build_status(PLAN, base, counted)
     return reconcile(base.model_copy(update={"status": status}), PLAN, Observed(groups), NOW)
+
+
+def due(stage: Stage, pool: str | None, attempt: int, processes: int, in_round: int) -> Group:
+    """A group that is asked for by the resource of these tests."""
+    return Group(stage, pool, attempt, processes, in_round, template_digest(build_resource().spec, stage, pool))
 
 
 def test_a_new_resource_starts_with_one_preflight_and_a_ledger_that_says_so() -> None:
     decision = reconcile(build_resource(), PLAN, Observed(), NOW)
-    assert decision.create == (Group(Stage.PREFLIGHT, None, 1, 1, 1),)
+    assert decision.create == (due(Stage.PREFLIGHT, None, 1, 1, 1),)
     assert decision.status.run_id == PLAN.run_id
     assert decision.status.attempts == Attempts(preflight=1)
     assert decision.status.start_time == NOW
@@ -60,27 +67,27 @@ def test_nothing_is_started_while_a_stage_is_at_work() -> None:
 
 
 def test_the_stages_follow_each_other() -> None:
-    assert decide(PREFLIGHT).create == (Group(Stage.ENCODE, None, 1, 1, 1),)
-    assert decide(PREFLIGHT, ENCODE).create == (Group(Stage.GENERATE, "local", 1, 2, 1),)
-    assert decide(PREFLIGHT, ENCODE, GENERATE).create == (Group(Stage.COLLECT, None, 1, 1, 1),)
+    assert decide(PREFLIGHT).create == (due(Stage.ENCODE, None, 1, 1, 1),)
+    assert decide(PREFLIGHT, ENCODE).create == (due(Stage.GENERATE, "local", 1, 2, 1),)
+    assert decide(PREFLIGHT, ENCODE, GENERATE).create == (due(Stage.COLLECT, None, 1, 1, 1),)
     final = decide(PREFLIGHT, ENCODE, GENERATE, COLLECT)
     assert (final.create, final.status.phase, final.status.progress) == ((), Phase.SUCCEEDED, 100)
 
 
 def test_embeddings_that_exist_save_the_encode_stage() -> None:
     found = build_group(PLAN, Stage.PREFLIGHT, 1, preflight_report(embeddings=(True,)))
-    assert decide(found).create == (Group(Stage.GENERATE, "local", 1, 2, 1),)
+    assert decide(found).create == (due(Stage.GENERATE, "local", 1, 2, 1),)
 
 
 def test_clips_that_exist_need_no_gpu_at_all() -> None:
     found = build_group(PLAN, Stage.PREFLIGHT, 1, preflight_report(clips=(True, True)))
-    assert decide(found).create == (Group(Stage.COLLECT, None, 1, 1, 1),)
+    assert decide(found).create == (due(Stage.COLLECT, None, 1, 1, 1),)
 
 
 def test_a_failed_attempt_is_followed_by_the_next_one_until_the_retries_are_spent() -> None:
     crash = build_report(Stage.ENCODE, ExitCode.INTERNAL, "the encoder crashed")
     first = build_group(PLAN, Stage.ENCODE, 1, crash)
-    assert decide(PREFLIGHT, first).create == (Group(Stage.ENCODE, None, 2, 1, 1),)
+    assert decide(PREFLIGHT, first).create == (due(Stage.ENCODE, None, 2, 1, 1),)
     second = build_group(PLAN, Stage.ENCODE, 2, crash)
     final = decide(PREFLIGHT, first, second)
     assert (final.create, final.status.phase) == ((), Phase.FAILED)
@@ -101,12 +108,12 @@ def test_an_interruption_costs_no_retry() -> None:
     attempts = tuple(
         build_group(PLAN, Stage.GENERATE, n, interrupted, generate_report(), pool="local") for n in range(1, 9)
     )
-    assert decide(PREFLIGHT, ENCODE, *attempts).create == (Group(Stage.GENERATE, "local", 9, 2, 1),)
+    assert decide(PREFLIGHT, ENCODE, *attempts).create == (due(Stage.GENERATE, "local", 9, 2, 1),)
 
 
 def test_a_child_that_vanished_makes_the_next_attempt_never_the_same_name_again() -> None:
     decision = decide(PREFLIGHT, attempts=Attempts(preflight=1, encode=3))
-    assert decision.create == (Group(Stage.ENCODE, None, 4, 1, 1),)
+    assert decision.create == (due(Stage.ENCODE, None, 4, 1, 1),)
 
 
 def test_a_finished_run_starts_nothing_although_its_children_are_gone() -> None:
@@ -122,7 +129,7 @@ def test_a_changed_retry_starts_again_and_counts_attempts_on() -> None:
     failed = decide(failed_group).status
     resource = build_resource(retry="1").model_copy(update={"status": failed})
     decision = reconcile(resource, PLAN, Observed((failed_group,)), NOW)
-    assert decision.create == (Group(Stage.PREFLIGHT, None, 2, 1, 2),)
+    assert decision.create == (due(Stage.PREFLIGHT, None, 2, 1, 2),)
     assert decision.delete == (failed_group,)
     assert decision.status.retry == "1"
 
@@ -138,7 +145,7 @@ def test_suspend_deletes_the_groups_and_resume_makes_the_next_attempt() -> None:
     assert (suspended.create, suspended.delete) == ((), (PREFLIGHT, running))
     assert suspended.status.phase == Phase.SUSPENDED
     resumed = reconcile(build_resource().model_copy(update={"status": suspended.status}), PLAN, Observed(), NOW)
-    assert resumed.create == (Group(Stage.PREFLIGHT, None, 2, 1, 2),)
+    assert resumed.create == (due(Stage.PREFLIGHT, None, 2, 1, 2),)
 
 
 def test_a_clip_that_failed_makes_the_run_fail_with_its_name_and_keeps_the_others() -> None:
@@ -156,11 +163,11 @@ MISSING = build_report(Stage.GENERATE, ExitCode.EMBEDDING_MISSING, "the embeddin
 
 def test_a_missing_embedding_makes_preflight_look_again_and_then_encode_what_is_missing() -> None:
     failed = build_group(PLAN, Stage.GENERATE, 1, MISSING, MISSING, pool="local")
-    assert decide(PREFLIGHT, ENCODE, failed).create == (Group(Stage.PREFLIGHT, None, 2, 1, 2),)
+    assert decide(PREFLIGHT, ENCODE, failed).create == (due(Stage.PREFLIGHT, None, 2, 1, 2),)
     second = build_group(PLAN, Stage.PREFLIGHT, 2, preflight_report())
-    assert decide(PREFLIGHT, ENCODE, failed, second).create == (Group(Stage.ENCODE, None, 2, 1, 2),)
+    assert decide(PREFLIGHT, ENCODE, failed, second).create == (due(Stage.ENCODE, None, 2, 1, 2),)
     encoded = build_group(PLAN, Stage.ENCODE, 2, encode_report(), in_round=2)
-    assert decide(PREFLIGHT, ENCODE, failed, second, encoded).create == (Group(Stage.GENERATE, "local", 2, 2, 2),)
+    assert decide(PREFLIGHT, ENCODE, failed, second, encoded).create == (due(Stage.GENERATE, "local", 2, 2, 2),)
 
 
 def test_an_embedding_that_is_missing_again_and_again_ends_the_run() -> None:
@@ -181,7 +188,7 @@ def test_preflight_waits_until_every_pool_has_ended_before_it_looks_again() -> N
         build_group(plan, Stage.GENERATE, 1, None, pool="b"),
     )
     attempts = Attempts(preflight=1, encode=1, generate={"a": 1, "b": 1})
-    status = VideoGenerationStatus(run_id=plan.run_id, attempts=attempts, start_time=NOW)
+    status = build_status(plan, build_resource(), attempts)
     decision = reconcile(build_resource().model_copy(update={"status": status}), plan, Observed(groups), NOW)
     assert (decision.create, decision.status.phase) == ((), Phase.GENERATING)
 
@@ -196,13 +203,9 @@ def test_a_text_that_was_cut_is_said_in_the_condition_of_the_embeddings() -> Non
 
 
 def test_progress_never_goes_back_while_a_busy_process_does_not_answer() -> None:
-    before = VideoGenerationStatus(
-        run_id=PLAN.run_id,
-        attempts=Attempts(preflight=1, encode=1, generate={"local": 1}),
-        start_time=NOW,
-        progress=80,
-        clips=ClipCounts(total=2, succeeded=1),
-    )
+    attempts = Attempts(preflight=1, encode=1, generate={"local": 1})
+    counted = ClipCounts(total=2, succeeded=1)
+    before = build_status(PLAN, build_resource(), attempts).model_copy(update={"progress": 80, "clips": counted})
     silent = build_group(PLAN, Stage.GENERATE, 1, None, None, pool="local")
     resource = build_resource().model_copy(update={"status": before})
     status = reconcile(resource, PLAN, Observed((PREFLIGHT, ENCODE, silent)), NOW).status
@@ -221,7 +224,7 @@ def test_a_pool_that_fails_for_good_ends_the_others_with_the_run() -> None:
         running,
     )
     attempts = Attempts(preflight=1, encode=1, generate={"a": 1, "b": 1})
-    status = VideoGenerationStatus(run_id=plan.run_id, attempts=attempts, start_time=NOW)
+    status = build_status(plan, build_resource(), attempts)
     failed = reconcile(build_resource().model_copy(update={"status": status}), plan, Observed(groups), NOW)
     assert (failed.status.phase, failed.delete) == (Phase.FAILED, (running,))
 

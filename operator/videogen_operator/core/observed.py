@@ -54,6 +54,13 @@ class Group:
     processes: int
     round: int
     """The preflight attempt whose findings it works on."""
+    template: str = ""
+    """Digest of what the manifest says about these processes: where it changes, they are replaced."""
+
+    @property
+    def label(self) -> str:
+        """Short unique name within a run, for the ledger."""
+        return "-".join(part for part in (self.stage, self.pool, str(self.attempt)) if part)
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,24 @@ class ObservedGroup:
     """What holds back the group as a whole."""
     failure: str = ""
     """Why it failed as a whole, where no process of it says so."""
+    template: str = ""
+    """As in Group; empty where it is not known."""
+
+    @property
+    def label(self) -> str:
+        """As in Group."""
+        return Group(self.stage, self.pool, self.attempt, 0, 0).label
+
+    @property
+    def unstarted(self) -> int:
+        """Processes that should run and have never run."""
+        started = {process.index for process in self.processes if process.started}
+        return max(0, self.size - len(started))
+
+    @property
+    def size(self) -> int:
+        """Processes that it should have."""
+        return len({process.index for process in self.processes}) if self.expected is None else self.expected
 
     @property
     def failed_processes(self) -> tuple[ObservedProcess, ...]:

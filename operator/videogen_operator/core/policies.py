@@ -1,20 +1,29 @@
 """Small decisions, one function each: what to do with a stage, given its attempts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from videogen_api.errors import FINAL_REASONS, FREE_REASONS, Reason
-from videogen_operator.core.observed import GroupState, ObservedGroup, ObservedProcess
+from videogen_api.naming import Stage
+from videogen_api.status import Attempts
+from videogen_operator.core.deadlines import LATE_START, starts_late
+from videogen_operator.core.observed import GroupState, Observed, ObservedGroup, ObservedProcess
+
+_FIRST_DELAY_SECONDS = 10
+_MAX_DELAY_SECONDS = 300
 
 
 class Verdict(StrEnum):
     START = "Start"
     """The next attempt is due."""
     WAIT = "Wait"
-    """The current attempt is at work."""
+    """The current attempt is at work, or the next one is not due yet."""
     DONE = "Done"
     CHECK_AGAIN = "CheckAgain"
     """Preflight must look again before the next attempt: something that it had found is gone."""
+    GIVE_UP = "GiveUp"
+    """The current attempt did not start in time: it makes room for the next one."""
     STOP = "Stop"
     """The run has failed for good."""
 
@@ -24,52 +33,116 @@ class Ruling:
     verdict: Verdict
     reason: str = ""
     message: str = ""
+    wake_at: datetime | None = None
+    """When to look again, where nothing needs to happen before."""
 
 
-def rule_stage(attempts: tuple[ObservedGroup, ...], last_attempt: int, this_round: int, retries: int) -> Ruling:
-    """What is due for one stage (and pool): `last_attempt` is the ledger's, 0 before the first.
+@dataclass(frozen=True)
+class Ledger:
+    """What the status remembers of the attempts, and the limits that hold for them."""
+
+    attempts: Attempts
+    created: Attempts
+    late_starts: tuple[str, ...]
+    retries: int
+    start_deadline_seconds: int | None
+
+    def next_attempt(self, stage: Stage, pool: str | None) -> int:
+        """One that was never created keeps its number: the crash came between the ledger and the child."""
+        last = self.attempts.of(stage, pool)
+        return last if self.created.of(stage, pool) < last else last + 1
+
+
+def rule_stage(
+    observed: Observed, stage: Stage, pool: str | None, ledger: Ledger, this_round: int, now: datetime
+) -> Ruling:
+    """What is due for one stage (and pool).
 
     A child that the ledger knows and nobody sees any more was removed by somebody: the next attempt is due, and costs
     nothing. `this_round` is the latest preflight attempt; what ended in an earlier round decides nothing.
     """
-    if last_attempt == 0:
-        return Ruling(Verdict.START)
-    current = next((group for group in attempts if group.attempt == last_attempt), None)
-    if current is None:
+    seen = observed.attempts(stage, pool)
+    ruling = _rule_attempts(seen, ledger.attempts.of(stage, pool), ledger, this_round, now)
+    ending = next((group for group in seen if group.state == GroupState.ENDING), None)
+    if ending is not None and ruling.verdict in (Verdict.START, Verdict.CHECK_AGAIN):
+        # Two groups of one stage at a time would share cards; old pods have their grace period to leave.
+        return Ruling(Verdict.WAIT, "Ending", f"waiting for the pods of attempt {ending.attempt} to end")
+    return ruling
+
+
+def _rule_attempts(
+    seen: tuple[ObservedGroup, ...], last: int, ledger: Ledger, this_round: int, now: datetime
+) -> Ruling:
+    current = next((group for group in seen if group.attempt == last), None)
+    if current is None or current.state == GroupState.ENDING:
         return Ruling(Verdict.START)
     if current.state == GroupState.RUNNING:
-        return Ruling(Verdict.WAIT)
+        return _rule_running(seen, current, ledger, now)
     if current.round != this_round:
         return Ruling(Verdict.START)
     if current.state == GroupState.SUCCEEDED and not current.lost_its_report:
         return Ruling(Verdict.DONE)
-    return _rule_failed(attempts, current, retries)
+    return _rule_failed(seen, current, ledger, now)
 
 
-def _rule_failed(attempts: tuple[ObservedGroup, ...], current: ObservedGroup, retries: int) -> Ruling:
+def _rule_running(seen: tuple[ObservedGroup, ...], current: ObservedGroup, ledger: Ledger, now: datetime) -> Ruling:
+    if current.label not in ledger.late_starts:
+        late_at = starts_late(current, ledger.start_deadline_seconds)
+        if late_at is None or now < late_at:
+            return Ruling(Verdict.WAIT, wake_at=late_at)
+    held = current.waiting or next((process.waiting for process in current.processes if process.waiting), None)
+    why = f": {held.message}" if held is not None else ""
+    message = f"attempt {current.attempt} of {current.stage} did not start in time{why}"
+    late = {*ledger.late_starts, current.label}
+    labels = (replace(current, attempt=attempt).label for attempt in range(1, current.attempt + 1))
+    charged = sum(charge(group) for group in seen) + sum(label in late for label in labels)
+    if charged > ledger.retries:
+        return Ruling(Verdict.STOP, LATE_START, f"{message} (after {charged} attempts)")
+    return Ruling(Verdict.GIVE_UP, LATE_START, message)
+
+
+def _rule_failed(seen: tuple[ObservedGroup, ...], current: ObservedGroup, ledger: Ledger, now: datetime) -> Ruling:
     reason, message = _why_failed(current)
     if reason in FINAL_REASONS:
         return Ruling(Verdict.STOP, reason, message)
-    charged = sum(is_charged(group) for group in attempts)
-    if charged > retries:
+    charged = sum(charge(group) for group in seen)
+    if charged > ledger.retries:
         return Ruling(Verdict.STOP, reason, f"{message} (after {charged} attempts)")
+    failures = sum(group.state == GroupState.FAILED or group.lost_its_report for group in seen)
+    due = current.finished + retry_delay(reason, failures) if current.finished is not None else now
+    if now < due:
+        return Ruling(Verdict.WAIT, reason, f"{message}; trying again soon", wake_at=due)
     verdict = Verdict.CHECK_AGAIN if reason == Reason.EMBEDDING_MISSING else Verdict.START
     return Ruling(verdict, reason, message)
+
+
+def retry_delay(reason: Reason, failures: int) -> timedelta:
+    """10, 20, 40 s and so on, at most 5 minutes; a first failure that is not the store's is tried again at once."""
+    doublings = failures - 1 if reason == Reason.STORE_UNAVAILABLE else failures - 2
+    if doublings < 0:
+        return timedelta(0)
+    return timedelta(seconds=min(_MAX_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** min(doublings, 10)))
 
 
 def _why_failed(group: ObservedGroup) -> tuple[Reason, str]:
     if group.lost_its_report:
         return Reason.INTERNAL, f"the {group.stage} stage ended well but its report was lost"
+    if not group.failed_processes:
+        return Reason.INTERNAL, group.failure or f"attempt {group.attempt} of {group.stage} failed and left no pod"
     worst = worst_process(group)
     return worst.reason or Reason.INTERNAL, worst.message
 
 
-def is_charged(group: ObservedGroup) -> bool:
-    """Whether an attempt costs one of `spec.retries`."""
-    return group.lost_its_report or (
-        group.state == GroupState.FAILED
-        and any(process.reason not in FREE_REASONS for process in group.failed_processes)
-    )
+def charge(group: ObservedGroup) -> int:
+    """What an attempt costs of `spec.retries`: its failures that are not free, of the index that has most of them."""
+    if group.lost_its_report:
+        return 1
+    if group.state != GroupState.FAILED:
+        return 0
+    if not group.failed_processes:
+        return 1
+    charged = [process.index for process in group.failed_processes if process.reason not in FREE_REASONS]
+    return max((charged.count(index) for index in charged), default=0)
 
 
 def worst_process(group: ObservedGroup) -> ObservedProcess:

@@ -1,20 +1,21 @@
 """The heart: from a resource, its plan and what was seen of its children to what should be done now.
 
-`reconcile` is a pure function and knows nothing of what it did before: the ledger in status (run id, attempts) and the
-observed groups say everything. The shell writes the ledger, then acts, then writes the rest of the status.
+`reconcile` is a pure function and knows nothing of what it did before: the ledger in status and the observed groups say
+everything. The shell writes the ledger, then acts, then writes the rest of the status.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from videogen_api.naming import Stage
 from videogen_api.plan import Plan
-from videogen_api.report import CollectReport, PreflightReport
 from videogen_api.resource import VideoGeneration
-from videogen_api.status import FINISHED_PHASES, Attempts, Phase, VideoGenerationStatus
+from videogen_api.status import FINISHED_PHASES, Attempts, Findings, Phase, VideoGenerationStatus
+from videogen_operator.core.asked import asked_digest, template_digest
+from videogen_operator.core.deadlines import TOO_LONG, children_expire, runs_too_long
 from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup
-from videogen_operator.core.policies import Ruling, Verdict, rule_stage
+from videogen_operator.core.policies import Ledger
+from videogen_operator.core.stages import Step, next_step
 from videogen_operator.core.summary import summarize
 
 
@@ -25,168 +26,171 @@ class Decision:
     create: tuple[Group, ...]
     delete: tuple[ObservedGroup, ...]
     status: VideoGenerationStatus
+    forget_plans: bool = False
+    """The plan's ConfigMaps have expired with the other children."""
+    wake_at: datetime | None = None
+    """When to look again although nothing has changed."""
+
+    @property
+    def acts(self) -> bool:
+        return bool(self.create or self.delete)
 
 
-@dataclass(frozen=True)
-class Step:
-    """Where a run stands: its phase, one sentence, and the groups that are due."""
+def reconcile(
+    resource: VideoGeneration,
+    plan: Plan,
+    observed: Observed,
+    now: datetime,
+    *,
+    plan_revision: int = 1,
+    encoder_may_start: bool = True,
+) -> Decision:
+    """One look at everything. `now` is the wall clock, in UTC.
 
-    phase: Phase
-    message: str
-    reason: str
-    due: tuple[Group, ...] = ()
-    preflight: PreflightReport | None = None
-    collect: CollectReport | None = None
-
-
-def reconcile(resource: VideoGeneration, plan: Plan, observed: Observed, now: datetime) -> Decision:
-    """One look at everything. `now` is the wall clock, in UTC."""
-    ledger = _ledger_of(resource, plan, now)
-    begins = ledger is not resource.status
+    `plan_revision` is the number under which `plan` is kept. `encoder_may_start` is False while an encoder group of
+    another resource holds some of the cards that this one needs and waits for the rest.
+    """
+    spec = resource.spec
+    begins = is_new(resource)
+    ledger = _ledger_of(resource, plan, plan_revision, now) if begins else resource.status
     # What belongs to another run, or to a try that was given up, decides nothing any more.
     seen = Observed() if begins else observed.of_run(plan.run_id)
-    stale = tuple(group for group in observed.groups if group not in seen.groups)
-    at_work = tuple(group for group in seen.groups if group.state == GroupState.RUNNING)
     if ledger.phase in FINISHED_PHASES:
-        # A crash after the status was written must not leave cards busy for a run that is over.
-        return Decision(create=(), delete=(*stale, *at_work), status=ledger)
-    if resource.spec.suspend:
+        return settle(resource, observed, now)
+    ledger = _remember(ledger.model_copy(update={"plan_revision": plan_revision}), seen)
+    stale = tuple(group for group in observed.groups if group not in seen.groups and group.state != GroupState.ENDING)
+    if spec.suspend:
         step = Step(Phase.SUSPENDED, "suspended; set spec.suspend to false to go on", "Suspended")
-        return Decision((), (*stale, *seen.groups), summarize(resource, plan, seen, ledger, step, now))
-    step = next_step(plan, seen, ledger.attempts)
-    ledger = ledger.model_copy(update={"attempts": _count(ledger.attempts, step.due)})
-    ended = at_work if step.phase in FINISHED_PHASES else ()
-    return Decision(step.due, (*stale, *ended), summarize(resource, plan, seen, ledger, step, now))
+        # As with Jobs, the clock of the active deadline starts anew when the run is resumed; and preflight looks again,
+        # because nobody knows what happens to the store meanwhile.
+        ledger = ledger.model_copy(update={"start_time": None, "found": None})
+        alive = tuple(group for group in seen.groups if group.state != GroupState.ENDING)
+        return Decision((), (*stale, *alive), summarize(resource, plan, seen, ledger, step, now))
+    ledger = ledger if ledger.start_time is not None else ledger.model_copy(update={"start_time": now})
+    outdated = tuple(group for group in seen.groups if _is_outdated(resource, plan, group))
+    current = Observed(
+        tuple(replace(group, state=GroupState.ENDING) if group in outdated else group for group in seen.groups)
+    )
+    step = _step(resource, plan, current, ledger, now, encoder_may_start=encoder_may_start)
+    ledger = ledger.model_copy(
+        update={
+            "attempts": _count(ledger.attempts, step.due),
+            "late_starts": (*ledger.late_starts, *(g.label for g in step.late if g.label not in ledger.late_starts)),
+        }
+    )
+    at_work = tuple(group for group in current.groups if group.state == GroupState.RUNNING)
+    ended = at_work if step.phase in FINISHED_PHASES else step.late
+    status = summarize(resource, plan, current, ledger, step, now)
+    due = tuple(_templated(resource, group) for group in step.due)
+    deadlines = (step.wake_at, runs_too_long(spec, ledger), children_expire(spec, status))
+    return Decision(due, (*stale, *outdated, *ended), status, wake_at=_earliest(*deadlines))
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What the steps of one pass look at."""
-
-    plan: Plan
-    observed: Observed
-    attempts: Attempts
-
-    def single(self, stage: Stage, phase: Phase, doing: str) -> Step | None:
-        """The step of a stage that is one group; None when it is done."""
-        last: int = getattr(self.attempts, stage.value)
-        ruling = self._rule(stage, None, last)
-        if ruling.verdict == Verdict.DONE:
-            return None
-        if ruling.verdict == Verdict.STOP:
-            return Step(Phase.FAILED, ruling.message, ruling.reason)
-        if ruling.verdict == Verdict.CHECK_AGAIN:
-            return self._check_again(ruling)
-        processes = self.plan.encoder.shards if stage == Stage.ENCODE else 1
-        due = (self._group(stage, None, last + 1, processes),) if ruling.verdict == Verdict.START else ()
-        return Step(phase, _doing(doing, ruling), phase.value, due)
-
-    def generate(self) -> Step | None:
-        """The step of all pools together; None when every pool has nothing left to do."""
-        last = self.attempts.generate
-        pools = [pool for pool in self.plan.pools if pool.replicas]
-        rulings = {pool.name: self._rule(Stage.GENERATE, pool.name, last.get(pool.name, 0)) for pool in pools}
-        verdicts = {ruling.verdict for ruling in rulings.values()}
-        for ruling in rulings.values():
-            if ruling.verdict == Verdict.STOP:
-                return Step(Phase.FAILED, ruling.message, ruling.reason)
-            if ruling.verdict == Verdict.CHECK_AGAIN and Verdict.WAIT not in verdicts:
-                return self._check_again(ruling)
-        if verdicts == {Verdict.DONE}:
-            return None
-        due = tuple(
-            self._group(Stage.GENERATE, pool.name, last.get(pool.name, 0) + 1, pool.replicas)
-            for pool in pools
-            if rulings[pool.name].verdict == Verdict.START
-        )
-        again = next((ruling for ruling in rulings.values() if ruling.message), Ruling(Verdict.WAIT))
-        return Step(Phase.GENERATING, _doing("denoising", again), Phase.GENERATING.value, due)
-
-    def _rule(self, stage: Stage, pool: str | None, last: int) -> Ruling:
-        seen = self.observed.attempts(stage, pool)
-        this_round = last if stage == Stage.PREFLIGHT else self.attempts.preflight
-        return rule_stage(seen, last, this_round, self.plan.retries)
-
-    def _check_again(self, ruling: Ruling) -> Step:
-        due = self._group(Stage.PREFLIGHT, None, self.attempts.preflight + 1, 1)
-        return Step(Phase.PREFLIGHT, _doing("checking store and weights", ruling), Phase.PREFLIGHT.value, (due,))
-
-    def _group(self, stage: Stage, pool: str | None, attempt: int, processes: int) -> Group:
-        this_round = attempt if stage == Stage.PREFLIGHT else self.attempts.preflight
-        return Group(stage, pool, attempt, processes, this_round)
-
-
-def next_step(plan: Plan, observed: Observed, attempts: Attempts) -> Step:
-    """The first stage that is not done decides."""
-    run = _Run(plan, observed, attempts)
-    preflight = run.single(Stage.PREFLIGHT, Phase.PREFLIGHT, "checking store and weights")
-    if preflight is not None:
-        return preflight
-    found = _preflight_report(observed, attempts)
-    for step in _steps_after_preflight(run, found):
-        if step is not None:
-            return replace(step, preflight=found)
-    return replace(_conclude(plan, observed, attempts), preflight=found)
-
-
-def _steps_after_preflight(run: _Run, found: PreflightReport) -> Iterator[Step | None]:
-    if found.clips.count < len(run.plan.work):
-        if found.embeddings.count < len(run.plan.texts):
-            yield run.single(Stage.ENCODE, Phase.ENCODING, "encoding prompts")
-        yield run.generate()
-    yield run.single(Stage.COLLECT, Phase.COLLECTING, "verifying the clips")
-
-
-def _ledger_of(resource: VideoGeneration, plan: Plan, now: datetime) -> VideoGenerationStatus:
-    """The status to build on: the resource's own, or a fresh one where another run or another try is asked for."""
+def is_new(resource: VideoGeneration) -> bool:
+    """Whether the resource asks for another run, or another try, than the one that its status tells of."""
     status = resource.status
-    if status.run_id == plan.run_id and status.retry == resource.spec.retry:
-        return status
+    return status.asked != asked_digest(resource.spec) or status.retry != resource.spec.retry
+
+
+def settle(resource: VideoGeneration, observed: Observed, now: datetime) -> Decision:
+    """A finished run: nothing starts, whatever is still at work ends, and all children go when their time is over.
+
+    It needs no plan, so that thousands of finished resources cost nothing.
+    """
+    status = resource.status.model_copy(update={"observed_generation": resource.metadata.generation})
+    expires = children_expire(resource.spec, status)
+    alive = tuple(group for group in observed.groups if group.state != GroupState.ENDING)
+    if expires is not None and now >= expires:
+        return Decision((), alive, status, forget_plans=bool(alive))
+    # A crash after the status was written must not leave cards busy for a run that is over.
+    at_work = tuple(
+        group for group in alive if group.state == GroupState.RUNNING or group.run_id != resource.status.run_id
+    )
+    return Decision((), at_work, status, wake_at=expires)
+
+
+def _step(
+    resource: VideoGeneration,
+    plan: Plan,
+    observed: Observed,
+    status: VideoGenerationStatus,
+    now: datetime,
+    *,
+    encoder_may_start: bool,
+) -> Step:
+    ends = runs_too_long(resource.spec, status)
+    if ends is not None and now >= ends:
+        seconds = resource.spec.schedule.active_deadline_seconds if resource.spec.schedule is not None else None
+        message = f"not finished within spec.schedule.activeDeadlineSeconds ({seconds}); raise it and change spec.retry"
+        return Step(Phase.FAILED, message, TOO_LONG)
+    schedule = resource.spec.schedule
+    ledger = Ledger(
+        attempts=status.attempts,
+        created=status.created,
+        late_starts=status.late_starts,
+        retries=plan.retries,
+        start_deadline_seconds=schedule.start_deadline_seconds if schedule is not None else None,
+    )
+    return next_step(plan, observed, ledger, status.found, now, encoder_may_start=encoder_may_start)
+
+
+def _ledger_of(resource: VideoGeneration, plan: Plan, plan_revision: int, now: datetime) -> VideoGenerationStatus:
+    """A fresh status for another run or another try."""
+    before = resource.status
     # Attempts count on within one run, because a child's name is never used twice.
-    attempts = status.attempts if status.run_id == plan.run_id else Attempts()
+    attempts = before.attempts if before.run_id == plan.run_id else Attempts()
     return VideoGenerationStatus(
         run_id=plan.run_id,
         retry=resource.spec.retry,
+        asked=asked_digest(resource.spec),
+        plan_revision=plan_revision,
         attempts=attempts,
+        created=attempts,
         start_time=now,
-        conditions=status.conditions,
+        conditions=before.conditions,
     )
 
 
-def _count(attempts: Attempts, due: tuple[Group, ...]) -> Attempts:
-    counted = attempts.model_dump()
-    for group in due:
-        if group.stage == Stage.GENERATE:
-            counted["generate"][group.pool] = group.attempt
-        else:
-            counted[group.stage.value] = group.attempt
-    return Attempts.model_validate(counted)
+def _remember(ledger: VideoGenerationStatus, seen: Observed) -> VideoGenerationStatus:
+    """The ledger with what this look tells for good: which attempts exist, and what preflight found."""
+    created = ledger.created
+    for group in seen.groups:
+        created = created.at_least(group.stage, group.pool, group.attempt)
+    return ledger.model_copy(update={"created": created, "found": _findings(ledger, seen)})
 
 
-def _doing(doing: str, ruling: Ruling) -> str:
-    return f"{doing} again: {ruling.message}" if ruling.message else doing
-
-
-def _preflight_report(observed: Observed, attempts: Attempts) -> PreflightReport:
-    group = observed.attempt(Stage.PREFLIGHT, None, attempts.preflight)
-    if group is None or group.report is None or group.report.preflight is None:
-        raise ValueError("a preflight that succeeded left no report")
-    return group.report.preflight
-
-
-def _conclude(plan: Plan, observed: Observed, attempts: Attempts) -> Step:
-    """What collect found is the truth, not which processes ended well."""
-    group = observed.attempt(Stage.COLLECT, None, attempts.collect)
-    report = group.report.collect if group is not None and group.report is not None else None
+def _findings(ledger: VideoGenerationStatus, seen: Observed) -> Findings | None:
+    attempt = ledger.attempts.preflight
+    group = seen.attempt(Stage.PREFLIGHT, None, attempt)
+    if group is None or group.state != GroupState.SUCCEEDED or group.lost_its_report or group.report is None:
+        return ledger.found
+    report = group.report.preflight
     if report is None:
-        raise ValueError("a collect that succeeded left no report")
-    if report.failed:
-        first = report.failures[0] if report.failures else None
-        detail = f": {first.clip}: {first.message}" if first is not None else ""
-        message = f"{report.failed} of {len(plan.clips)} clips cannot be made{detail}"
-        return Step(Phase.FAILED, message, first.reason if first is not None else "ClipsFailed", collect=report)
-    if report.missing:
-        message = f"{report.missing} of {len(plan.clips)} clips are missing; change spec.retry to make them"
-        return Step(Phase.FAILED, message, "ClipsMissing", collect=report)
-    ready = "1 clip is ready" if report.succeeded == 1 else f"{report.succeeded} clips are ready"
-    return Step(Phase.SUCCEEDED, ready, "Succeeded", collect=report)
+        return ledger.found
+    return Findings(attempt=attempt, embeddings=report.embeddings.count, clips=report.clips.count, claims=report.claims)
+
+
+def _is_outdated(resource: VideoGeneration, plan: Plan, group: ObservedGroup) -> bool:
+    """Whether a group at work is not what the manifest asks for any more."""
+    if group.state != GroupState.RUNNING:
+        return False
+    if group.template and group.template != template_digest(resource.spec, group.stage, group.pool):
+        return True
+    if group.stage != Stage.GENERATE:
+        return False
+    replicas = next((pool.replicas for pool in plan.pools if pool.name == group.pool), 0)
+    return replicas != group.size
+
+
+def _templated(resource: VideoGeneration, group: Group) -> Group:
+    return replace(group, template=template_digest(resource.spec, group.stage, group.pool))
+
+
+def _count(attempts: Attempts, due: tuple[Group, ...]) -> Attempts:
+    for group in due:
+        attempts = attempts.at_least(group.stage, group.pool, group.attempt)
+    return attempts
+
+
+def _earliest(*times: datetime | None) -> datetime | None:
+    return min((time for time in times if time is not None), default=None)

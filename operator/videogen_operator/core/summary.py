@@ -23,6 +23,7 @@ from videogen_api.status import (
     ConditionType,
     EncoderStatus,
     Failure,
+    Findings,
     Phase,
     PlanSummary,
     PromptCounts,
@@ -34,7 +35,7 @@ from videogen_operator.core.conditions import set_condition
 from videogen_operator.core.observed import Observed, ObservedGroup, ObservedProcess
 
 if TYPE_CHECKING:
-    from videogen_operator.core.reconcile import Step
+    from videogen_operator.core.stages import Step
 
 TEXT_TRUNCATED = "TextTruncated"
 """Reason of EmbeddingsReady where a text was longer than the encoder reads."""
@@ -46,13 +47,16 @@ def summarize(
     resource: VideoGeneration, plan: Plan, observed: Observed, ledger: VideoGenerationStatus, step: Step, now: datetime
 ) -> VideoGenerationStatus:
     """The whole status: the ledger as given, everything else computed."""
-    clips = _count_clips(plan, observed, step, ledger.clips)
+    found = ledger.found
+    clips = _count_clips(plan, observed, step, ledger)
     # A process that is too busy to answer has not lost its work: within one run, progress never goes back.
     progress = 100 if step.phase == Phase.SUCCEEDED else max(ledger.progress, _percent(plan, observed, clips))
     finished = step.phase in FINISHED_PHASES
     message = step.message
     if step.phase == Phase.GENERATING:
         message = f"{step.message}: {clips.running} at work, {clips.succeeded} of {clips.total} done"
+    if step.note:
+        message = f"{message}; {step.note}"
     status = ledger.model_copy(
         update={
             "observed_generation": resource.metadata.generation,
@@ -63,7 +67,7 @@ def summarize(
             "estimated_completion_time": None if finished else _estimate(ledger.start_time, progress, now),
             "plan": _summarize_plan(plan),
             "clips": clips,
-            "encoder": _summarize_encoder(plan, observed, step),
+            "encoder": _summarize_encoder(plan, observed, found),
             "runners": () if finished else _summarize_runners(observed),
             "outputs": step.collect.outputs[:MAX_OUTPUTS] if step.collect is not None else (),
             "manifest": step.collect.manifest if step.collect is not None else None,
@@ -83,11 +87,12 @@ def _running(observed: Observed, stage: Stage) -> tuple[Progress, ...]:
     )
 
 
-def _count_clips(plan: Plan, observed: Observed, step: Step, before: ClipCounts | None) -> ClipCounts:
+def _count_clips(plan: Plan, observed: Observed, step: Step, ledger: VideoGenerationStatus) -> ClipCounts:
     """Counts of distinct clips; after collect they are those of the manifest."""
     if step.collect is not None:
         return ClipCounts(total=len(plan.clips), succeeded=step.collect.succeeded, failed=step.collect.failed)
-    reused = step.preflight.clips.count if step.preflight is not None else 0
+    before = ledger.clips
+    reused = ledger.found.clips if ledger.found is not None else 0
     ended = [
         process.report.generate
         for group in observed.groups
@@ -151,8 +156,8 @@ def _summarize_plan(plan: Plan) -> PlanSummary:
     )
 
 
-def _summarize_encoder(plan: Plan, observed: Observed, step: Step) -> EncoderStatus:
-    cached = step.preflight.embeddings.count if step.preflight is not None else 0
+def _summarize_encoder(plan: Plan, observed: Observed, found: Findings | None) -> EncoderStatus:
+    cached = found.embeddings if found is not None else 0
     groups = observed.attempts(Stage.ENCODE)
     processes = groups[-1].processes if groups else ()
     encoded = sum(
@@ -240,7 +245,7 @@ def _conditions(status: VideoGenerationStatus, observed: Observed, step: Step, n
         (ConditionType.RECONCILING, not (succeeded or failed or suspended)),
         (ConditionType.STALLED, failed),
         (ConditionType.SUSPENDED, suspended),
-        (ConditionType.STORE_READY, True if step.preflight is not None else None),
+        (ConditionType.STORE_READY, True if status.found is not None else None),
     ]
     conditions, generation = status.conditions, status.observed_generation
     for condition_type, value in facts:

@@ -15,7 +15,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -53,6 +54,8 @@ class _RunningGroup:
     run_id: str
     group: Group
     processes: tuple[_Process, ...]
+    ended_at: list[datetime] = field(default_factory=list)
+    """Empty while it runs; a back-off counts from here."""
 
 
 class LocalBackend:
@@ -176,8 +179,13 @@ class LocalBackend:
             state = GroupState.RUNNING
         else:
             state = GroupState.FAILED if any(process.exit_code for process in processes) else GroupState.SUCCEEDED
+            if not running.ended_at:
+                running.ended_at.append(datetime.now(UTC))
         group = running.group
-        return ObservedGroup(running.run_id, group.stage, group.pool, group.attempt, group.round, state, processes)
+        finished = running.ended_at[0] if running.ended_at else None
+        return ObservedGroup(
+            running.run_id, group.stage, group.pool, group.attempt, group.round, state, processes, finished=finished
+        )
 
     def _end(self, processes: Sequence[_Process]) -> None:
         alive = [process.popen for process in processes if process.popen.poll() is None]

@@ -1,0 +1,172 @@
+"""The order of the stages: which one a run stands at, and the groups that are due there."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from videogen_api.naming import Stage
+from videogen_api.plan import Device, Plan
+from videogen_api.report import CollectReport
+from videogen_api.status import Findings, Phase
+from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup
+from videogen_operator.core.policies import Ledger, Ruling, Verdict, rule_stage
+from videogen_operator.core.waits import find_wait
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a run stands: its phase, one sentence, and the groups that are due or have come too late."""
+
+    phase: Phase
+    message: str
+    reason: str
+    due: tuple[Group, ...] = ()
+    late: tuple[ObservedGroup, ...] = ()
+    collect: CollectReport | None = None
+    note: str = ""
+    """What else a person should know, after the message."""
+    wake_at: datetime | None = None
+
+
+def next_step(
+    plan: Plan, observed: Observed, ledger: Ledger, found: Findings | None, now: datetime, *, encoder_may_start: bool
+) -> Step:
+    """The first stage that is not done decides."""
+    if found is not None and found.attempt != ledger.attempts.preflight:
+        found = None
+    run = _Run(plan, observed, ledger, now, encoder_may_start)
+    for step in _steps(run, found):
+        if step is not None:
+            return _with_wait(step, observed, now)
+    return _conclude(plan, observed, ledger)
+
+
+def _steps(run: "_Run", found: Findings | None) -> Iterator[Step | None]:
+    if found is None:
+        yield run.single(Stage.PREFLIGHT, Phase.PREFLIGHT, "checking store and weights")
+        raise AssertionError("a preflight that is done has findings")
+    if found.clips < len(run.plan.work):
+        if found.embeddings < len(run.plan.texts):
+            yield run.single(Stage.ENCODE, Phase.ENCODING, "encoding prompts")
+        yield run.generate()
+    yield run.single(Stage.COLLECT, Phase.COLLECTING, "verifying the clips")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the steps of one pass look at."""
+
+    plan: Plan
+    observed: Observed
+    ledger: Ledger
+    now: datetime
+    encoder_may_start: bool
+
+    def single(self, stage: Stage, phase: Phase, doing: str) -> Step | None:
+        """The step of a stage that is one group; None when it is done."""
+        ruling = self._rule(stage, None)
+        if ruling.verdict == Verdict.DONE:
+            return None
+        if ruling.verdict == Verdict.STOP:
+            return Step(Phase.FAILED, ruling.message, ruling.reason)
+        if ruling.verdict == Verdict.CHECK_AGAIN:
+            return self._check_again(ruling)
+        step = Step(phase, _doing(doing, ruling), phase.value, wake_at=ruling.wake_at)
+        if ruling.verdict == Verdict.GIVE_UP:
+            return replace(step, late=self._running(stage, None))
+        if ruling.verdict == Verdict.WAIT:
+            return step
+        encoder = self.plan.encoder
+        if (
+            stage == Stage.ENCODE
+            and encoder.shards > 1
+            and encoder.device == Device.CUDA
+            and not self.encoder_may_start
+        ):
+            message = "waiting for the encoder of another resource, which holds cards that this one needs too"
+            return Step(Phase.PENDING, message, "EncoderWaits")
+        return replace(step, due=(self._group(stage, None, encoder.shards if stage == Stage.ENCODE else 1),))
+
+    def generate(self) -> Step | None:
+        """The step of all pools together; None when every pool has nothing left to do."""
+        pools = {pool.name: pool.replicas for pool in self.plan.pools if pool.replicas}
+        rulings = {name: self._rule(Stage.GENERATE, name) for name in pools}
+        verdicts = {ruling.verdict for ruling in rulings.values()}
+        for ruling in rulings.values():
+            if ruling.verdict == Verdict.STOP:
+                return Step(Phase.FAILED, ruling.message, ruling.reason)
+            if ruling.verdict == Verdict.CHECK_AGAIN and Verdict.WAIT not in verdicts:
+                return self._check_again(ruling)
+        if verdicts == {Verdict.DONE}:
+            return None
+        told = next((ruling for ruling in rulings.values() if ruling.message), Ruling(Verdict.WAIT))
+        return Step(
+            Phase.GENERATING,
+            _doing("denoising", told),
+            Phase.GENERATING.value,
+            due=tuple(
+                self._group(Stage.GENERATE, name, pools[name])
+                for name, ruling in rulings.items()
+                if ruling.verdict == Verdict.START
+            ),
+            late=tuple(
+                group
+                for name, ruling in rulings.items()
+                if ruling.verdict == Verdict.GIVE_UP
+                for group in self._running(Stage.GENERATE, name)
+            ),
+            wake_at=min((ruling.wake_at for ruling in rulings.values() if ruling.wake_at is not None), default=None),
+        )
+
+    def _rule(self, stage: Stage, pool: str | None) -> Ruling:
+        this_round = self.ledger.attempts.preflight
+        return rule_stage(self.observed, stage, pool, self.ledger, this_round, self.now)
+
+    def _running(self, stage: Stage, pool: str | None) -> tuple[ObservedGroup, ...]:
+        return tuple(group for group in self.observed.attempts(stage, pool) if group.state == GroupState.RUNNING)
+
+    def _check_again(self, ruling: Ruling) -> Step:
+        due = self._group(Stage.PREFLIGHT, None, 1)
+        return Step(Phase.PREFLIGHT, _doing("checking store and weights", ruling), Phase.PREFLIGHT.value, (due,))
+
+    def _group(self, stage: Stage, pool: str | None, processes: int) -> Group:
+        attempt = self.ledger.next_attempt(stage, pool)
+        this_round = attempt if stage == Stage.PREFLIGHT else self.ledger.attempts.preflight
+        return Group(stage, pool, attempt, processes, this_round)
+
+
+def _with_wait(step: Step, observed: Observed, now: datetime) -> Step:
+    """The step with what holds its pods back; where nothing but a queue does, the run is pending."""
+    if step.due or step.phase == Phase.FAILED:
+        return step
+    wait, young = find_wait(observed.groups, now)
+    wake_at = min((time for time in (step.wake_at, young) if time is not None), default=None)
+    step = replace(step, wake_at=wake_at)
+    if wait is None:
+        return step
+    phase = Phase.PENDING if wait.all_queued else step.phase
+    return replace(step, phase=phase, reason=wait.reason.value, note=wait.message)
+
+
+def _doing(doing: str, ruling: Ruling) -> str:
+    if not ruling.message:
+        return doing
+    return f"{doing}: {ruling.message}" if ruling.verdict == Verdict.WAIT else f"{doing} again: {ruling.message}"
+
+
+def _conclude(plan: Plan, observed: Observed, ledger: Ledger) -> Step:
+    """What collect found is the truth, not which processes ended well."""
+    group = observed.attempt(Stage.COLLECT, None, ledger.attempts.collect)
+    report = group.report.collect if group is not None and group.report is not None else None
+    if report is None:
+        raise AssertionError("a collect that is done has left a report")
+    if report.failed:
+        first = report.failures[0] if report.failures else None
+        detail = f": {first.clip}: {first.message}" if first is not None else ""
+        message = f"{report.failed} of {len(plan.clips)} clips cannot be made{detail}"
+        return Step(Phase.FAILED, message, first.reason if first is not None else "ClipsFailed", collect=report)
+    if report.missing:
+        message = f"{report.missing} of {len(plan.clips)} clips are missing; change spec.retry to make them"
+        return Step(Phase.FAILED, message, "ClipsMissing", collect=report)
+    ready = "1 clip is ready" if report.succeeded == 1 else f"{report.succeeded} clips are ready"
+    return Step(Phase.SUCCEEDED, ready, "Succeeded", collect=report)
