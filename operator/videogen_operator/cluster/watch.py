@@ -1,0 +1,191 @@
+"""Watch streams through kopf, which is used for that alone: every event goes to one callback, nothing is ever written.
+
+kopf runs in a thread of its own. It never stops by itself unless something is wrong for good (its credentials, its
+rights, or an API server that did not answer for minutes); `on_end` then tells the process to end too. Only `event`
+handlers are registered: all others would write annotations or finalizers to other people's objects.
+
+What kopf cannot see itself, a stream that is open and silent, is the canary's to find (canary.py).
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import kopf
+
+from videogen_api import naming
+from videogen_operator.cluster.resources import JOBS, PODS, VIDEO_GENERATIONS, Object, Resource
+
+log = logging.getLogger("videogen")
+
+EventCallback = Callable[[Resource, str | None, Object], None]
+"""What kind, event type (None: it was there when the stream began; else ADDED, MODIFIED or DELETED), the object."""
+
+SELECTORS: Mapping[Resource, str | None] = {
+    VIDEO_GENERATIONS: None,
+    JOBS: naming.LABEL_NAME,
+    PODS: naming.LABEL_NAME,
+}
+"""What is watched, with the label selector that the API server applies."""
+
+_TURN_SECONDS = 1.0
+_STOP_SECONDS = 10.0
+
+
+class Watcher:
+    """The streams of some namespaces (None: of all).
+
+    `on_event` is called in kopf's thread, for one object in the order of its events; it must not block. An exception
+    in it ends the watcher: an event that was lost would not come again. `on_end` is called once, with the error, when
+    the streams have ended without `stop`.
+    """
+
+    def __init__(
+        self, namespaces: tuple[str, ...] | None, on_event: EventCallback, on_end: Callable[[BaseException], None]
+    ) -> None:
+        self._namespaces = namespaces
+        self._on_event = on_event
+        self._on_end = on_end
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._begun = threading.Event()
+        self._error: BaseException | None = None
+        self._turned_at = time.monotonic()
+
+    def start(self) -> None:
+        self._thread.start()
+        self._begun.wait()
+
+    def stop(self) -> None:
+        """Ends the streams; waits some seconds for it."""
+        self._stopping = True
+        if self._loop is not None and self._task is not None:
+            # A RuntimeError: the loop has ended already.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(_STOP_SECONDS)
+
+    def seconds_since_turn(self) -> float:
+        """Seconds since the event loop last ran; more than a few mean that no event can arrive."""
+        return time.monotonic() - self._turned_at
+
+    def _run(self) -> None:
+        error: BaseException = RuntimeError("the watch streams ended by themselves")
+        try:
+            asyncio.run(self._watch())
+        except BaseException as raised:  # noqa: BLE001  (the border of this thread: on_end ends the process)
+            error = raised
+        finally:
+            self._begun.set()
+        if not self._stopping:
+            self._on_end(self._error or error)
+
+    async def _watch(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        turning = asyncio.create_task(self._turn())
+        self._begun.set()
+        try:
+            await kopf.operator(
+                registry=self._registry(),
+                settings=_settings(),
+                clusterwide=self._namespaces is None,
+                namespaces=self._namespaces or (),
+            )
+        finally:
+            turning.cancel()
+
+    async def _turn(self) -> None:
+        while True:
+            self._turned_at = time.monotonic()
+            await asyncio.sleep(_TURN_SECONDS)
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(_log_in)
+        for resource in SELECTORS:
+            on_event = kopf.on.event(
+                resource.group, resource.version, resource.plural, id=resource.plural, registry=registry
+            )
+            on_event(self._handler(resource))
+        return registry
+
+    def _handler(self, resource: Resource) -> Any:
+        async def handle(event: kopf.RawEvent, **_: Any) -> None:
+            try:
+                self._on_event(resource, event["type"], dict(event["object"]))
+            except Exception as error:
+                # kopf would log it and go on without this event.
+                self._error = error
+                if self._task is not None:
+                    self._task.cancel()
+                raise
+
+        return handle
+
+
+class _Backoffs:
+    """Seconds between tries: about four minutes in all, each with jitter; new ones for each request.
+
+    No single one is long, so that a stream comes back before the canary calls it deaf.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        for seconds in (0.5, 1, 2, 4, *[8] * 30):
+            yield seconds * random.uniform(0.5, 1.5)  # noqa: S311  (jitter)
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    # Neither namespaces nor CRDs are watched: a namespaced install has no right to.
+    settings.scanning.disabled = True
+    settings.posting.enabled = False
+    settings.posting.loggers = False
+    settings.peering.standalone = True
+    for resource, selector in SELECTORS.items():
+        if selector is not None:
+            settings.watching.label_selectors[resource.group, resource.version, resource.plural] = selector
+    settings.watching.server_timeout = 240
+    settings.watching.client_timeout = 270
+    settings.watching.connect_timeout = 10
+    # The API server sends a bookmark every minute.
+    settings.watching.inactivity_timeout = 70
+    settings.watching.chunk_size = 500
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = _Backoffs()
+    settings.networking.enforce_retry_after = True
+    # Without a limit of workers: with one, rate = limit / idle_timeout.
+    settings.queueing.worker_limit = None
+    settings.queueing.idle_timeout = 1
+    settings.queueing.exit_timeout = 1
+    # Where kopf cannot even end, it kills the process; `stop` and the process's own end come first.
+    settings.process.ultimate_exiting_timeout = 2 * _STOP_SECONDS
+    return settings
+
+
+async def _log_in(settings: kopf.OperatorSettings, **kwargs: Any) -> kopf.ConnectionInfo:
+    """The same cluster that client.py takes: of KUBECONFIG, of the pod that this is, or of ~/.kube/config.
+
+    Raises kopf.LoginError where there is none.
+    """
+    host = os.environ.get("KUBERNETES_SERVICE_HOST")
+    if host and "KUBECONFIG" not in os.environ:
+        found = kopf.login_with_service_account(settings=settings, **kwargs)
+        if found is not None:
+            # By address: the cluster's DNS may have to come up first.
+            address = f"[{host}]" if ":" in host else host
+            found = replace(found, server=f"https://{address}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}")
+    else:
+        found = kopf.login_with_kubeconfig(settings=settings, **kwargs)
+    if found is None:
+        raise kopf.LoginError("no cluster to talk to: run in a pod with a service account, or set KUBECONFIG")
+    return found
