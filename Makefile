@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint types imports unit lock clean
+.PHONY: setup demo test lint types imports unit generate lock clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,13 @@ imports: setup
 unit: setup
 	$(BIN)/python tests/store/versitygw.py
 	$(BIN)/pytest -n 2 --dist loadscope
+
+# Everything that is made from the models of api/videogen_api; a test fails on any difference.
+generate: setup
+	mkdir -p crds
+	$(BIN)/videogen crd > crds/videogenerations.videogen.dev.yaml
+	$(BIN)/videogen crd --output helm > charts/videogen/templates/crd.yaml
+	$(BIN)/videogen crd --output markdown > docs/api.md
 
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev \

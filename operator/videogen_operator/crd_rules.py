@@ -1,0 +1,131 @@
+"""Rules between values, as CEL: what the model validators of `videogen_api.spec` check, for the API server.
+
+A rule stands at a model, or at one of its fields. The API server bounds what rules may cost, estimated from the
+schema's own bounds and counted while they run (a million units each): no rule here compares items with each other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from videogen_api import video
+from videogen_api.spec import (
+    MAX_CLIPS,
+    MAX_PROMPT_CHARACTERS,
+    RESERVED_ENV,
+    RESERVED_LABEL,
+    EnvVar,
+    Pod,
+    Prompt,
+    Video,
+    VideoGenerationSpec,
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One `x-kubernetes-validations` entry; it must never fail to evaluate, for that would refuse status writes too."""
+
+    expression: str
+    message: str
+    message_expression: str | None = None
+    """CEL that makes a message with the offending value; `message` stands in where it cannot."""
+    field: str | None = None
+    """Where the rule stands: this field of the model, or the model itself."""
+    field_path: str | None = None
+    """Field that the error names, for a rule at a model."""
+
+    def to_dict(self) -> dict[str, str]:
+        entry = {"rule": self.expression, "message": self.message}
+        if self.message_expression is not None:
+            entry["messageExpression"] = self.message_expression
+        if self.field_path is not None:
+            entry["fieldPath"] = self.field_path
+        return entry
+
+
+def literal(text: str) -> str:
+    """A CEL raw string. Raises ValueError for a text that cannot be one."""
+    if '"' in text or "\n" in text:
+        raise ValueError(f"{text!r} cannot be a raw string")
+    return f'r"{text}"'
+
+
+# Prompts without a name are called by their position, as naming.prompt_name does it.
+_PROMPT_NAME = '(has(p.name) ? p.name : "p" + (i < 10 ? "00" : i < 100 ? "0" : "") + string(i))'
+_CHARACTERS = "self.map(p, size(p.text)).sum()"
+_CLIPS = "self.map(p, has(p.samples) ? p.samples : 1).sum()"
+_RESERVED_ENV = f"self.matches({literal(f'(?i)^({RESERVED_ENV})$')})"
+_RESERVED_LABEL = f"key.matches({literal(f'^({RESERVED_LABEL})$')})"
+
+RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
+    VideoGenerationSpec: (
+        Rule(
+            # A map is the only way to compare all names at a cost that grows with their number alone; a second entry
+            # with the same key is an error, and the API server shows it before the message.
+            f"self.transformMapEntry(i, p, {{{_PROMPT_NAME}: i}}).size() == self.size()",
+            "two prompts have the same name; names must be unique (prompts without one are called p000, p001 and on)",
+            field="prompts",
+        ),
+        Rule(
+            f"{_CHARACTERS} <= {MAX_PROMPT_CHARACTERS}",
+            f"at most {MAX_PROMPT_CHARACTERS} characters in all are allowed; use several VideoGenerations",
+            f'string({_CHARACTERS}) + " characters in all, at most {MAX_PROMPT_CHARACTERS} are allowed; '
+            'use several VideoGenerations"',
+            field="prompts",
+        ),
+        Rule(
+            f"{_CLIPS} <= {MAX_CLIPS}",
+            f"at most {MAX_CLIPS} clips in all are allowed; use several VideoGenerations",
+            f'string({_CLIPS}) + " clips in all, at most {MAX_CLIPS} are allowed; use several VideoGenerations"',
+            field="prompts",
+        ),
+        Rule(
+            "!has(self.runners) || self.runners.size() == 0 || (has(self.suspend) && self.suspend) || "
+            "self.runners.exists(pool, !has(pool.replicas) || pool.replicas > 0)",
+            "no pool has a replica, so nothing would run; raise replicas, or set spec.suspend to pause",
+            field_path=".runners",
+        ),
+    ),
+    Prompt: (
+        Rule('self.trim() != ""', "the prompt is empty; write what the video should show", field="text"),
+    ),
+    Video: (
+        Rule(
+            "!has(self.size) || !(has(self.resolution) || has(self.aspectRatio))",
+            "size and resolution exclude each other; drop size, or drop resolution and aspectRatio",
+            field_path=".size",
+        ),
+        Rule(
+            "!(has(self.loops) && has(self.conditionFrames) && has(self.frames)) || self.loops == 1 || "
+            "self.conditionFrames < self.frames",
+            "conditionFrames must be less than frames, or a loop would have nothing of its own; lower it, raise "
+            "frames, or set loops to 1",
+            'string(self.conditionFrames) + " of " + string(self.frames) + " frames would leave a loop nothing of '
+            'its own; lower it, raise frames, or set loops to 1"',
+            field_path=".conditionFrames",
+        ),
+        Rule(
+            f"self == 1 || self >= {video.CHUNK_FRAMES}",
+            f"want 1 (an image) or at least {video.CHUNK_FRAMES}; the model has no result in between",
+            field="frames",
+        ),
+    ),
+    EnvVar: (
+        Rule(
+            f"!{_RESERVED_ENV}",
+            "the name is reserved; remove it",
+            '"the name " + self + " is reserved; remove it"',
+            field="name",
+        ),
+    ),
+    Pod: (
+        Rule(
+            f"self.all(key, !{_RESERVED_LABEL})",
+            "a label is reserved; remove it",
+            f'"label " + self.filter(key, {_RESERVED_LABEL})[0] + " is reserved; remove it"',
+            field="labels",
+        ),
+    ),
+}  # fmt: skip
