@@ -50,6 +50,7 @@ generate: setup
 	$(BIN)/videogen crd > crds/videogenerations.videogen.dev.yaml
 	$(BIN)/videogen crd --output helm > charts/videogen/templates/crd.yaml
 	$(BIN)/videogen crd --output markdown > docs/api.md
+	$(BIN)/python charts/values_schema.py
 
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev \
