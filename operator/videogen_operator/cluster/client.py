@@ -8,7 +8,6 @@ Safe to use from many threads.
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,7 +26,7 @@ from kubernetes.config.kube_config import load_kube_config
 from videogen_api import naming
 from videogen_api.errors import ConfigInvalid
 from videogen_operator.cluster.api_errors import Conflict, Gone, NotFound, Unavailable, error_of_reply
-from videogen_operator.cluster.resources import CORE_EVENTS, Object, Resource
+from videogen_operator.cluster.resources import CORE_EVENTS, Object, ObjectList, Resource
 
 PAGE_SIZE = 500
 """Objects that the server is asked for at once."""
@@ -42,14 +41,6 @@ _MERGE_PATCH = "application/merge-patch+json"
 # A server that cannot give metadata alone answers with the whole object, which holds its metadata in the same place.
 _METADATA = f"{_JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{_JSON}"
 _METADATA_LIST = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-
-
-@dataclass(frozen=True)
-class ObjectList:
-    """One whole list, and the resourceVersion at which it was true."""
-
-    items: tuple[Object, ...]
-    resource_version: str
 
 
 def _keep_all(found: Object) -> Object:

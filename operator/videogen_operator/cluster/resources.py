@@ -1,12 +1,27 @@
 """The kinds of objects that the operator talks about, and how the API server addresses them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from videogen_api import naming
 
 Object = dict[str, Any]
 """One object of the API server as plain values; whoever did not make it only reads it."""
+
+
+class Key(NamedTuple):
+    """Which VideoGeneration something belongs to."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ObjectList:
+    """One whole list, and the resourceVersion at which it was true."""
+
+    items: tuple[Object, ...]
+    resource_version: str
 
 
 @dataclass(frozen=True)
