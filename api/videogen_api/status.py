@@ -1,8 +1,8 @@
 """What a resource says of itself: the status of a VideoGeneration.
 
 The ledger (`run_id`, `retry`, `attempts`, `start_time`, `completion_time`) is written before acting; everything else is
-computed from what was observed. `asked`, `plan_revision`, `created`, `late_starts` and `found` belong to the ledger too:
-they are what a look at the children alone could not tell. Times are RFC 3339 in UTC, as Kubernetes writes them.
+computed from what was observed. `asked`, `plan_revision`, `created`, `late_starts` and `found` belong to the ledger
+too: they are what a look at the children alone could not tell. Times are RFC 3339 in UTC, as Kubernetes writes them.
 """
 
 from datetime import UTC, datetime
