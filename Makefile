@@ -19,14 +19,16 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-TINY_WEIGHTS := build/weights/tiny
+# Of the demo and of both images: `weights: builtin` means the folder of the model's name.
+BUILTIN_WEIGHTS := build/weights
+TINY_WEIGHTS := $(BUILTIN_WEIGHTS)/open-sora-v1.2-tiny
 
 $(TINY_WEIGHTS): | $(STAMP)
 	$(BIN)/videogen weights random --preset tiny --out $@
 
 demo: setup $(TINY_WEIGHTS)
 	@echo "The tiny model has random weights: it shows every stage at work and makes noise, not pictures."
-	$(BIN)/videogen run examples/quickstart.yaml --out out/quickstart
+	VIDEOGEN_BUILTIN_WEIGHTS=$(BUILTIN_WEIGHTS) $(BIN)/videogen run examples/quickstart.yaml --out out/quickstart
 
 test: lint types imports unit
 

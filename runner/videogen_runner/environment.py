@@ -31,6 +31,8 @@ class Environment:
     node: str | None
     weights: str | None
     """Where the weights are mounted; None: the plan's own path or URL."""
+    builtin_weights: str | None
+    """Where the image has its own weights; None: it has none."""
     device: str | None
     """None: `cuda` where there is one."""
     port: int
@@ -55,6 +57,7 @@ class Environment:
             pod=_required(env, Env.POD, "the name of this pod or process"),
             node=env.get(Env.NODE) or None,
             weights=env.get(Env.WEIGHTS) or None,
+            builtin_weights=env.get(Env.BUILTIN_WEIGHTS) or None,
             device=_device(env),
             port=_integer(env, Env.PORT, minimum=0, maximum=_MAX_PORT, default=naming.DEFAULT_PORT),
             address_file=Path(address_file) if address_file else None,

@@ -22,6 +22,7 @@ def test_an_environment_is_parsed_whole(tmp_path: Path) -> None:
     optional = {
         "VIDEOGEN_NODE": "node-1",
         "VIDEOGEN_WEIGHTS": "/weights",
+        "VIDEOGEN_BUILTIN_WEIGHTS": "/builtin",
         "VIDEOGEN_DEVICE": "cuda:1",
         "VIDEOGEN_PORT": "9000",
         "VIDEOGEN_ADDRESS_FILE": "/run/address",
@@ -41,6 +42,7 @@ def test_an_environment_is_parsed_whole(tmp_path: Path) -> None:
         pod="fox-gen-2-3",
         node="node-1",
         weights="/weights",
+        builtin_weights="/builtin",
         device="cuda:1",
         port=9000,
         address_file=Path("/run/address"),
@@ -63,6 +65,7 @@ def test_what_a_pod_leaves_out_has_a_default(tmp_path: Path, monkeypatch: pytest
         pod="fox-gen-2-3",
         node=None,
         weights=None,
+        builtin_weights=None,
         device=None,
         port=8080,
         address_file=None,

@@ -110,15 +110,17 @@ def test_logs_are_one_line_an_event_with_its_time(tmp_path: Path, plan: Plan) ->
 
 @pytest.mark.parametrize("stage", [Stage.PREFLIGHT, Stage.COLLECT])
 def test_preflight_and_collect_run_where_there_is_no_torch(tmp_path: Path, plan: Plan, stage: Stage) -> None:
-    put_record(open_store(plan.storage.url, {}), keys.inputs(plan.run), _real_inputs(tmp_path, plan))
+    put_record(open_store(plan.storage.url, {}), keys.inputs(plan.run), _real_inputs(plan))
     variables = build_variables(tmp_path, plan, stage)
     banned = ["torch", "transformers", "numpy", "safetensors", "PIL", "av", "prometheus_client", "boto3"]
     code, log = run_without(variables, *banned)
     assert code == 0, log
 
 
-def _real_inputs(tmp_path: Path, plan: Plan) -> Inputs:
-    return build_inputs(plan).model_copy(update={"weights": open_weights(str(tmp_path / "weights"), {}).digests()})
+def _real_inputs(plan: Plan) -> Inputs:
+    return build_inputs(plan).model_copy(
+        update={"weights": open_weights(plan.model.weights, {}, model=plan.model.name).digests()}
+    )
 
 
 def test_a_package_that_the_image_lacks_is_named(tmp_path: Path, plan: Plan) -> None:

@@ -13,6 +13,7 @@ from videogen_runner.weights import Component, open_weights
 from videogen_runner.weights.digests import DIGESTS_FILE, read_recorded
 from videogen_runner.weights.location import LocalWeights, StoredWeights
 
+MODEL = "open-sora-v1.2-tiny"
 UNREAD = {"tokenizer_config.json", "special_tokens_map.json"}
 
 
@@ -41,12 +42,13 @@ def recorded(root: Path) -> WeightsDigests:
 
 
 def test_digests_of_a_directory_are_those_of_its_components(original: Path) -> None:
-    assert open_weights(str(original), {}).digests() == recorded(original)
+    assert open_weights(str(original), {}, model=MODEL).digests() == recorded(original)
 
 
 def test_looking_at_weights_imports_nothing_heavy(original: Path) -> None:
     program = (
-        "import sys; from videogen_runner.weights import open_weights; open_weights(sys.argv[1], {}).digests(); "
+        "import sys; from videogen_runner.weights import open_weights; "
+        "open_weights(sys.argv[1], {}, model='tiny').digests(); "
         "print(sorted({'torch', 'numpy', 'transformers', 'tokenizers', 'safetensors', 'boto3'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program, str(original)], capture_output=True, text=True, check=True)
@@ -55,13 +57,16 @@ def test_looking_at_weights_imports_nothing_heavy(original: Path) -> None:
 
 def test_a_mounted_volume_comes_before_the_plans_location(original: Path) -> None:
     env = {Env.WEIGHTS: str(original)}
-    assert open_weights("pvc://claim/models", env).folder(Component.VAE) == original / "vae"
+    assert open_weights("pvc://claim/models", env, model=MODEL).folder(Component.VAE) == original / "vae"
 
 
 @pytest.mark.parametrize(
     ("location", "complaint"),
     [
-        ("builtin", "this image carries no built-in weights"),
+        (
+            "builtin",
+            "nothing is built in here; give a path or an s3:// url, or set VIDEOGEN_BUILTIN_WEIGHTS to a folder",
+        ),
         ("pvc://claim/path", "pvc://claim/path is a volume; set VIDEOGEN_WEIGHTS"),
         ("https://host/path", "'https://host/path' is none of a path, s3://"),
         ("", "'' is none of a path, s3://"),
@@ -69,7 +74,19 @@ def test_a_mounted_volume_comes_before_the_plans_location(original: Path) -> Non
 )
 def test_a_location_that_this_image_cannot_use_is_refused(location: str, complaint: str) -> None:
     with pytest.raises(ConfigInvalid, match=complaint):
-        open_weights(location, {})
+        open_weights(location, {}, model=MODEL)
+
+
+def test_builtin_weights_lie_under_the_models_name(original: Path, tmp_path: Path) -> None:
+    (tmp_path / MODEL).symlink_to(original)
+    env = {Env.BUILTIN_WEIGHTS: str(tmp_path)}
+    assert open_weights("builtin", env, model=MODEL).digests() == recorded(original)
+    assert open_weights("builtin", env, model=MODEL).folder(Component.VAE) == tmp_path / MODEL / "vae"
+
+
+def test_a_model_that_is_not_built_in_is_named_with_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=rf"open-sora-v1.2 is not built in \({tmp_path}/open-sora-v1.2 does not"):
+        open_weights("builtin", {Env.BUILTIN_WEIGHTS: str(tmp_path)}, model="open-sora-v1.2")
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -91,7 +108,7 @@ def test_a_missing_component_is_named(weights: Path) -> None:
 
 def test_an_s3_url_is_opened_without_asking_the_network(tmp_path: Path) -> None:
     env = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", Env.SCRATCH: str(tmp_path)}
-    weights = open_weights("s3://models/v1.2/", env, endpoint="http://127.0.0.1:9", region="us-east-1")
+    weights = open_weights("s3://models/v1.2/", env, model=MODEL, endpoint="http://127.0.0.1:9", region="us-east-1")
     assert isinstance(weights, StoredWeights)
     assert list(tmp_path.iterdir()) == []
 

@@ -20,7 +20,10 @@ def planned_weights(context: RoleContext) -> Weights:
     env = {**environment.credentials, Env.SCRATCH: str(environment.scratch)}
     if environment.weights is not None:
         env[Env.WEIGHTS] = environment.weights
-    return open_weights(plan.model.weights, env, endpoint=plan.storage.endpoint, region=plan.storage.region)
+    if environment.builtin_weights is not None:
+        env[Env.BUILTIN_WEIGHTS] = environment.builtin_weights
+    model, storage = plan.model, plan.storage
+    return open_weights(model.weights, env, model=model.name, endpoint=storage.endpoint, region=storage.region)
 
 
 def checked_weights(context: RoleContext, inputs: Inputs, *components: Component) -> Weights:

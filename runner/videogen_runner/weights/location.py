@@ -29,19 +29,19 @@ class Weights(Protocol):
 
 
 def open_weights(
-    location: str, env: Mapping[str, str], *, endpoint: str | None = None, region: str | None = None
+    location: str, env: Mapping[str, str], *, model: str, endpoint: str | None = None, region: str | None = None
 ) -> Weights:
     """The weights at `plan.model.weights`: a path, s3://bucket/prefix, pvc://claim/path or builtin.
 
-    A path in VIDEOGEN_WEIGHTS, at which a pod has its volume mounted, comes before all of these. `endpoint` and
-    `region` are those of the plan's storage, `env` has its credentials. Raises ConfigInvalid for a location that this
-    image cannot use, and what `open_store` raises.
+    A path in VIDEOGEN_WEIGHTS, at which a pod has its volume mounted, comes before all of these. `model` is the name
+    under which VIDEOGEN_BUILTIN_WEIGHTS has a folder; `endpoint` and `region` are those of the plan's storage, `env`
+    has its credentials. Raises ConfigInvalid for a location that this image cannot use, and what `open_store` raises.
     """
     mounted = env.get(Env.WEIGHTS)
     if mounted:
         return LocalWeights(Path(mounted))
     if location == "builtin":
-        raise ConfigInvalid("model.weights: this image carries no built-in weights; give a path or an s3:// url")
+        return LocalWeights(_builtin_folder(model, env))
     if location.startswith("pvc://"):
         raise ConfigInvalid(f"model.weights: {location} is a volume; set {Env.WEIGHTS} to where it is mounted")
     if location.startswith("s3://"):
@@ -50,6 +50,21 @@ def open_weights(
     if "://" in location or not location:
         raise ConfigInvalid(f"model.weights: {location!r} is none of a path, s3://, pvc:// and builtin")
     return LocalWeights(Path(location))
+
+
+def _builtin_folder(model: str, env: Mapping[str, str]) -> Path:
+    root = env.get(Env.BUILTIN_WEIGHTS)
+    if not root:
+        raise ConfigInvalid(
+            "model.weights: nothing is built in here; give a path or an s3:// url, or set "
+            f"{Env.BUILTIN_WEIGHTS} to a folder that has one folder for each model"
+        )
+    folder = Path(root) / model
+    if not folder.is_dir():
+        raise ConfigInvalid(
+            f"model.weights: {model} is not built in ({folder} does not exist); give a path or s3:// url"
+        )
+    return folder
 
 
 class LocalWeights:
