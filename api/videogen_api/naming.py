@@ -76,6 +76,9 @@ PLAN_FILE = "plan.json"
 DEFAULTS_FILE = "defaults.json"
 """The cluster's defaults that a plan was made with, beside it in the ConfigMap."""
 
+LEASE_NAME = "videogen-operator"
+"""The Lease by which the operator's replicas elect their leader; it lies in their own namespace."""
+
 CONTAINER = "runner"
 """Name of the one container of every workload pod."""
 
