@@ -4,11 +4,8 @@ Structural as the API server wants it: no references, no null beside a type, no 
 docstrings of models and fields. A pattern's words become a CEL rule beside it, wherever that rule is cheap enough.
 """
 
-import ast
 import inspect
-import sys
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -18,6 +15,7 @@ from videogen_api.bounds import INT_OR_STRING, WANT
 from videogen_api.spec import VideoGenerationSpec
 from videogen_api.status import VideoGenerationStatus
 from videogen_operator.crd_rules import RULES, Rule, literal
+from videogen_operator.docstrings import field_docs
 
 Schema = dict[str, Any]
 
@@ -31,6 +29,12 @@ _KEPT = (
     "maxItems", "maxProperties", "required",
 )  # fmt: skip
 
+# What the two spell differently, or what only people read.
+_TRANSLATED = frozenset({
+    "$defs", "$ref", "additionalProperties", "anyOf", "default", "description", "items", "patternProperties",
+    "properties", "propertyNames", "title", INT_OR_STRING, WANT,
+})  # fmt: skip
+
 # Fields that are lists of objects with a key; every other list is replaced as a whole.
 _LIST_KEYS: Mapping[tuple[str, str], str] = {
     ("VideoGenerationSpec", "runners"): "name",
@@ -38,7 +42,7 @@ _LIST_KEYS: Mapping[tuple[str, str], str] = {
 }
 
 # The API server's own limit is ten million for one rule and a hundred million for all of a schema.
-_MAX_RULE_COST = 1_000_000
+_MAX_RULE_COST = 5_000_000
 
 _MAX_INT32 = 2**31 - 1
 
@@ -135,14 +139,15 @@ class _Structure:
             if key := _LIST_KEYS.get((model.__name__, alias)):
                 schema |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
             _add_rules(schema, [rule for rule in rules if rule.field == alias])
-            properties[alias] = {**schema, "description": documents[name]} if name in documents else schema
+            if name in documents:
+                schema["description"] = documents[name] + _form(raw["properties"][alias])
+            properties[alias] = _in_order(schema)
         structure = _kept(raw) | {"properties": properties}
         _add_rules(structure, [rule for rule in rules if rule.field is None])
-        return {"description": _first_paragraphs(model), **structure}
+        return _in_order(structure | {"description": " ".join((inspect.getdoc(model) or "").split())})
 
     def of_value(self, raw: Schema, count: int) -> Schema:
-        if "anyOf" in raw:
-            (raw,) = (option for option in raw["anyOf"] if option.get("type") != "null")
+        raw = _without_null(raw)
         if "$ref" in raw:
             name = raw["$ref"].rsplit("/", 1)[1]
             if name in self._models:
@@ -163,14 +168,34 @@ class _Structure:
         if "items" in raw:
             schema["items"] = self.of_value(raw["items"], count * schema.get("maxItems", 1))
             schema["x-kubernetes-list-type"] = "atomic"
-        if "additionalProperties" in raw and raw["additionalProperties"] is not False:
-            inner = count * schema.get("maxProperties", 1)
-            schema["additionalProperties"] = self.of_value(raw["additionalProperties"], inner)
-            _add_rules(schema, _key_rules(raw.get("propertyNames", {})))
+        if (values := _values_of_map(raw)) is not None:
+            schema["additionalProperties"] = self.of_value(values, count * schema.get("maxProperties", 1))
+            _add_rules(schema, _key_rules(raw))
         return schema
 
 
+def _without_null(raw: Schema) -> Schema:
+    """A field that may be left out: None in Python, no type of its own in a structural schema."""
+    if "anyOf" not in raw:
+        return raw
+    (schema,) = (option for option in raw["anyOf"] if option.get("type") != "null")
+    return dict(schema)
+
+
+def _form(raw: Schema) -> str:
+    """A pattern in words."""
+    want = _without_null(raw).get(WANT)
+    return f" Form: {want}." if want is not None else ""
+
+
+def _in_order(schema: Schema) -> Schema:
+    """The description first, for readers of the file."""
+    return {"description": schema["description"], **schema} if "description" in schema else schema
+
+
 def _kept(raw: Schema) -> Schema:
+    if unknown := raw.keys() - _TRANSLATED - set(_KEPT):
+        raise ValueError(f"a bound that no structural schema can hold: {', '.join(sorted(unknown))}")
     return {key: raw[key] for key in _KEPT if key in raw}
 
 
@@ -189,14 +214,23 @@ def _pattern_rule(value: str, schema: Schema, want: str, count: int) -> list[Rul
     return [Rule(f"{value}.matches({literal(pattern)})", f"want {want}")] if cost <= _MAX_RULE_COST else []
 
 
-def _key_rules(names: Schema) -> list[Rule]:
+def _values_of_map(raw: Schema) -> Schema | None:
+    """The schema of a map's values; pydantic puts a pattern of the keys in front of it."""
+    for values in raw.get("patternProperties", {}).values():
+        return dict(values)
+    values = raw.get("additionalProperties")
+    return values if isinstance(values, dict) else None
+
+
+def _key_rules(raw: Schema) -> list[Rule]:
     """Structural schemas bound the values of a map, never its keys."""
+    names = raw.get("propertyNames", {})
     rules = []
     if "maxLength" in names:
         longest = names["maxLength"]
         rules.append(Rule(f"self.all(key, key.size() <= {longest})", f"keys: want at most {longest} characters"))
-    if "pattern" in names:
-        matches = f"key.matches({literal(names['pattern'])})"
+    for pattern in raw.get("patternProperties", ()):
+        matches = f"key.matches({literal(pattern)})"
         rules.append(
             Rule(
                 f"self.all(key, {matches})",
@@ -219,25 +253,3 @@ def _models_of(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for argument in get_args(annotation):
         yield from _models_of(argument)
-
-
-def _first_paragraphs(model: type[BaseModel]) -> str:
-    return " ".join((inspect.getdoc(model) or "").split())
-
-
-def field_docs(model: type[BaseModel]) -> Mapping[str, str]:
-    """The docstrings of a model's fields; pydantic could read them too, but at the cost of every import."""
-    return _docs_of_module(model.__module__).get(model.__name__, {})
-
-
-@cache
-def _docs_of_module(module: str) -> Mapping[str, Mapping[str, str]]:
-    tree = ast.parse(inspect.getsource(sys.modules[module]))
-    return {node.name: dict(_field_docs(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
-
-
-def _field_docs(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    for field, document in zip(node.body, node.body[1:], strict=False):
-        match field, document:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                yield name, " ".join(text.split())

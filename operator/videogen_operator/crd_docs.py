@@ -11,9 +11,10 @@ _HEAD = """\
 
 This file is generated from the models in `api/videogen_api` by `make generate`. The same bounds stand in the CRD, so
 what breaks one is refused by `kubectl apply` and by `videogen validate` alike, with a message that names the field.
+`kubectl explain videogeneration.spec` shows the same texts.
 
-Every field without **required** may be left out. Defaults are the cluster's (Helm values), then those named here; they
-are never written into the object. `kubectl explain videogeneration.spec` shows the same texts.
+Every field of `spec` may be left out unless it says **required**. Defaults are the cluster's (Helm values), then those
+named here; they are never written into the object. `metadata.name` has at most 63 characters.
 """
 
 
@@ -50,10 +51,24 @@ def _sections(path: str, schema: Schema, seen: dict[str, str]) -> Iterator[str]:
         cells = (f"`{name}`", kind, "; ".join(bounds), field.get("description", ""))
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     yield ""
-    if rules := [rule["message"] for rule in schema.get("x-kubernetes-validations", ())]:
-        yield "\n".join(f"- {message[:1].upper()}{message[1:]}." for message in rules) + "\n"
+    if rules := list(_rules(schema)):
+        yield "\n".join(["Refused too:", "", *(f"- {rule}." for rule in rules), ""])
     for child, target in inner:
         yield from _sections(child, target, seen)
+
+
+def _rules(schema: Schema) -> Iterator[str]:
+    """The rules of an object and of its plain fields; a pattern's words stand in the field's description."""
+    for rule in schema.get("x-kubernetes-validations", ()):
+        yield f"`{rule['fieldPath'].removeprefix('.')}`: {rule['message']}"
+    for name, field in schema["properties"].items():
+        if "properties" not in field:
+            rules = (rule["message"] for rule in field.get("x-kubernetes-validations", ()))
+            yield from (
+                f"`{name}`: {message}"
+                for message in rules
+                if message.removeprefix("want ") not in field.get("description", "")
+            )
 
 
 def _object_of(path: str, field: Schema) -> tuple[str, Schema | None]:
@@ -93,7 +108,6 @@ def _bounds(field: Schema) -> Iterator[str]:
     yield from _range(field, "minProperties", "maxProperties", " entries")
     if "multipleOf" in field:
         yield f"multiple of {field['multipleOf']}"
-    yield from (rule["message"] for rule in field.get("x-kubernetes-validations", ()))
 
 
 def _range(field: Schema, low: str, high: str, unit: str) -> Iterator[str]:
