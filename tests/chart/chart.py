@@ -21,6 +21,7 @@ Manifest = dict[str, Any]
 NAMESPACED: Values = {"namespaces": ["team-a", "team-b"], "crds": {"enabled": False}}
 """What a tenant without any right on the cluster installs."""
 EMBEDDED: Values = {"embeddedStore": {"enabled": True, "persistence": {"enabled": True}}}
+TRYOUT: Values = yaml.safe_load((CHART / "tryout.yaml").read_text(encoding="utf-8"))
 EVERYTHING: Values = EMBEDDED | {
     "images": {
         "operator": {"repository": "example.com/operator", "tag": "", "digest": f"sha256:{'a' * 64}"},

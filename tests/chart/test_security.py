@@ -1,12 +1,13 @@
 """What the operator may do, and what its pods may be."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.chart.chart import EMBEDDED, EVERYTHING, NAMESPACED, Chart, Manifest, Values, of_kind, pod_specs
+from tests.chart.chart import EMBEDDED, EVERYTHING, NAMESPACED, ROOT, Chart, Manifest, Values, of_kind, pod_specs
 
 GOLDEN = {"rbac-cluster.yaml": {}, "rbac-namespaced.yaml": NAMESPACED}
 RBAC_KINDS = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount")
@@ -34,6 +35,22 @@ def test_rbac_is_what_was_agreed(chart: Chart, file: str, values: Values, tmp_pa
     assert rendered.read_text(encoding="utf-8") == golden.read_text(encoding="utf-8"), (
         f"if every right is meant: cp {rendered} {golden}"
     )
+
+
+@pytest.mark.parametrize("values", GOLDEN.values(), ids=GOLDEN)
+def test_the_table_of_rights_in_the_documentation_is_complete(chart: Chart, values: Values) -> None:
+    document = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S+) \| ([a-z/]+) \| ([a-z, ]+) \| [^|]+ \|$", document, re.MULTILINE)
+    documented = {(group, resource, verbs) for group, resource, verbs in rows}
+    roles = of_kind(chart.render(values | {"userRoles": {"enabled": False}}), "Role", "ClusterRole").values()
+    granted = {
+        (group or "core", resource, ", ".join(rule["verbs"]))
+        for role in roles
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert documented == granted
 
 
 def rules_of(manifests: list[Manifest]) -> Iterator[dict[str, list[str]]]:

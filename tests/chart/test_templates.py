@@ -11,6 +11,7 @@ from tests.chart.chart import (
     FULL_NAME,
     NAMESPACE,
     NAMESPACED,
+    TRYOUT,
     Chart,
     Values,
     of_kind,
@@ -23,7 +24,13 @@ from videogen_api.spec import Encoder, Gpu, ModelRef, Pod, Resources, RunnerPool
 from videogen_operator.config import Allowed, Images, OperatorConfig, PullPolicy
 from videogen_operator.core.defaults import Defaults
 
-MODES: dict[str, Values] = {"cluster": {}, "namespaced": NAMESPACED, "embedded": EMBEDDED, "everything": EVERYTHING}
+MODES: dict[str, Values] = {
+    "cluster": {},
+    "namespaced": NAMESPACED,
+    "embedded": EMBEDDED,
+    "tryout": TRYOUT,
+    "everything": EVERYTHING,
+}
 modes = pytest.mark.parametrize("values", MODES.values(), ids=MODES.keys())
 
 
@@ -74,6 +81,17 @@ def test_every_value_reaches_the_operator(chart: Chart, tmp_path: Path) -> None:
             runners=(pool,),
         ),
         allowed=Allowed(service_accounts=("video",), priority_classes=("low",), endpoints=("https://s3.example.com",)),
+    )
+
+
+def test_the_try_out_needs_neither_a_gpu_nor_anything_else_of_one_s_own(chart: Chart, tmp_path: Path) -> None:
+    defaults = read_config(chart, TRYOUT, tmp_path).defaults
+    assert defaults.storage is not None
+    assert defaults.storage.url == "s3://videos/"
+    assert defaults == Defaults(
+        storage=defaults.storage,
+        model=ModelRef(name="open-sora-v1.2-tiny", weights="builtin"),
+        runners=(RunnerPool(name="cpu", replicas=2, gpu=Gpu(count=0)),),
     )
 
 
