@@ -55,6 +55,7 @@ def apply(
     The ledger goes before the act: a crash between the two makes the same attempt, or the next one, never two of them.
     """
     before, after = resource.status, decision.status
+    told = resource.model_copy(update={"status": after})
     first = ledger_changed(before, after) or bool(decision.delete and differs(before, after))
     if first:
         backend.write_status(resource, after)
@@ -63,7 +64,7 @@ def apply(
     for group in decision.create:
         if plan is None:
             raise AssertionError("only a plan creates groups")
-        backend.create(resource, plan, group)
+        backend.create(told, plan, group)
     if first:
         return Outcome(after, written=True, wake_at=decision.wake_at)
     due = is_news(before, after) or (may_report and differs(before, after))

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from videogen_api.architecture import DEFAULT_MODEL
 from videogen_api.spec import Encoder, Gpu, Model, ModelRef, Precision, RunnerPool, Storage
+from videogen_operator.core.asked import DEFAULT_GPU_RESOURCE
 
 RESOLUTION = "240p"
 ASPECT_RATIO = "16:9"
@@ -19,7 +20,7 @@ AESTHETIC_SCORE = 6.5
 PRECISION = Precision.EXACT
 RETRIES = 3
 
-_ONE_GPU = Gpu(resource="nvidia.com/gpu", count=1)
+_ONE_GPU = Gpu(resource=DEFAULT_GPU_RESOURCE, count=1)
 _POOL = RunnerPool(name="default", replicas=1, gpu=_ONE_GPU)
 _CPU = Gpu(count=0)
 

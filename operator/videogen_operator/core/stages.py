@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from videogen_api.naming import Stage
 from videogen_api.plan import Device, Plan
@@ -11,6 +11,8 @@ from videogen_api.status import Findings, Phase
 from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup
 from videogen_operator.core.policies import Ledger, Ruling, Verdict, rule_stage
 from videogen_operator.core.waits import find_wait
+
+_LOOK_AGAIN = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class _Run:
             and not self.encoder_may_start
         ):
             message = "waiting for the encoder of another resource, which holds cards that this one needs too"
-            return Step(Phase.PENDING, message, "EncoderWaits")
+            return Step(Phase.PENDING, message, "EncoderWaits", wake_at=self.now + _LOOK_AGAIN)
         return replace(step, due=(self._group(stage, None, encoder.shards if stage == Stage.ENCODE else 1),))
 
     def generate(self) -> Step | None:

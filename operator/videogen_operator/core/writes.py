@@ -1,8 +1,10 @@
 """When a status is worth a write: the ledger before acting, news at once, progress now and then."""
 
+from datetime import timedelta
+
 from videogen_api.status import Condition, VideoGenerationStatus
 
-REPORT_EVERY_SECONDS = 10.0
+REPORT_EVERY = timedelta(seconds=10)
 """At most one write of mere progress in this time."""
 
 
