@@ -127,6 +127,7 @@ def _group_labels(resource: VideoGeneration, plan: Plan, group: Group) -> dict[s
         **({naming.LABEL_POOL: group.pool} if group.pool is not None else {}),
         naming.LABEL_ATTEMPT: str(group.attempt),
         naming.LABEL_ROUND: str(group.round),
+        **({naming.LABEL_TEMPLATE: group.template} if group.template else {}),
     }
 
 
