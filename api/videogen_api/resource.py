@@ -192,6 +192,8 @@ def _describe_allowed(detail: ErrorDetails) -> str:
 def _field_path(location: tuple[int | str, ...]) -> str:
     path = ""
     for part in location:
+        if part == "[key]":  # pydantic's word for a map's key, which stands before it
+            continue
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     return path or "document"
 

@@ -5,6 +5,8 @@ merged in `videogen_operator.core.planner` when a run starts, and never written 
 """
 
 import re
+from collections.abc import Mapping
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -52,18 +54,17 @@ Slug = Annotated[
     Pattern(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", "lower-case letters, digits and dashes, a letter or digit at both ends"),
 ]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+_DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"
+_QUALIFIED = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 DnsName = Annotated[
     str,
     StringConstraints(min_length=1, max_length=253),
-    Pattern(rf"{DNS_LABEL}(\.{DNS_LABEL})*", "lower-case letters, digits, dashes and dots, as in my-object.v1"),
+    Pattern(_DNS_NAME, "lower-case letters, digits, dashes and dots, as in my-object.v1"),
 ]
 LabelKey = Annotated[
     str,
     StringConstraints(min_length=1, max_length=317),
-    Pattern(
-        rf"({DNS_LABEL}(\.{DNS_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?",
-        "a label's key such as example.com/team",
-    ),
+    Pattern(rf"({_DNS_NAME}/)?{_QUALIFIED}", "a label's key such as example.com/team"),
 ]
 LabelValue = Annotated[
     str,
@@ -243,7 +244,7 @@ class Gpu(Model):
         Annotated[
             str,
             StringConstraints(max_length=253),
-            Pattern(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", "a resource name such as nvidia.com/gpu"),
+            Pattern(rf"{_DNS_NAME}/{_QUALIFIED}", "a resource name such as nvidia.com/gpu"),
         ]
         | None
     ) = None
@@ -252,18 +253,18 @@ class Gpu(Model):
     """Cards of one pod; 0 runs on the CPU; left out: 1."""
     memory: Quantity | None = None
     """Memory of one card, for the planner; left out: what the product has."""
-    product: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = None
+    product: LabelValue | None = None
     """Kind of card, as the node's label nvidia.com/gpu.product has it; left out: any."""
 
 
 class Toleration(Model):
     """A taint that the pods tolerate, as in a PodSpec."""
 
-    key: Annotated[str, StringConstraints(max_length=317)] | None = None
+    key: LabelKey | None = None
     """Key of the taint; left out: every key."""
     operator: Annotated[str, StringConstraints(max_length=16), OneOf(("Exists", "Equal"))] | None = None
     """Exists takes any value; left out: Equal."""
-    value: Annotated[str, StringConstraints(max_length=253)] | None = None
+    value: LabelValue | None = None
     """Value of the taint, for Equal."""
     effect: (
         Annotated[str, StringConstraints(max_length=32), OneOf(("NoSchedule", "PreferNoSchedule", "NoExecute"))] | None
@@ -271,6 +272,16 @@ class Toleration(Model):
     """Effect of the taint; left out: every effect."""
     toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
     """Seconds until a NoExecute taint evicts the pod after all; left out: never."""
+
+    @model_validator(mode="after")
+    def _check_as_kubernetes_does(self) -> Self:
+        if self.operator == "Exists" and self.value:
+            raise ValueError("value: operator Exists takes any value; drop value, or use Equal")
+        if self.operator != "Exists" and self.key is None:
+            raise ValueError("without a key every taint is tolerated, which only operator Exists may say; add one")
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            raise ValueError("tolerationSeconds: only a NoExecute taint evicts; drop it, or set effect to NoExecute")
+        return self
 
 
 class Resources(Model):
@@ -280,6 +291,16 @@ class Resources(Model):
     """What the scheduler sets aside, such as cpu and memory."""
     limits: Annotated[dict[LabelKey, ResourceQuantity], Field(max_length=16)] | None = None
     """What the container may not exceed."""
+
+    @model_validator(mode="after")
+    def _check_requests_fit(self) -> Self:
+        limits = self.limits or {}
+        for name, request in (self.requests or {}).items():
+            if name in limits and quantity_value(request) > quantity_value(limits[name]):
+                raise ValueError(
+                    f"requests: {name}: {request} is more than its limit, {limits[name]}; lower it, or raise the limit"
+                )
+        return self
 
 
 class SecretRef(Model):
@@ -458,10 +479,18 @@ class VideoGenerationSpec(Model):
         return self
 
 
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_UNITS: Mapping[str, int | Decimal] = {
+    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
+    "m": Decimal("0.001"), "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60,
+}  # fmt: skip
+
+
+def quantity_value(quantity: str) -> Decimal:
+    """The number that a Kubernetes quantity such as 500m stands for; the spec has checked its form."""
+    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity).groups()  # type: ignore[union-attr]  # checked by Quantity
+    return Decimal(number) * _UNITS[unit]
 
 
 def quantity_bytes(quantity: str) -> int:
-    """Bytes of a Kubernetes quantity such as 16Gi; the spec has checked its form."""
-    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity).groups()  # type: ignore[union-attr]  # checked by Quantity
-    return int(float(number) * _UNITS[unit])
+    """Bytes of a Kubernetes quantity such as 16Gi."""
+    return int(quantity_value(quantity))

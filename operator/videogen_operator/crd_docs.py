@@ -60,7 +60,8 @@ def _sections(path: str, schema: Schema, seen: dict[str, str]) -> Iterator[str]:
 def _rules(schema: Schema) -> Iterator[str]:
     """The rules of an object and of its plain fields; a pattern's words stand in the field's description."""
     for rule in schema.get("x-kubernetes-validations", ()):
-        yield f"`{rule['fieldPath'].removeprefix('.')}`: {rule['message']}"
+        field = rule.get("fieldPath", "").removeprefix(".")
+        yield f"`{field}`: {rule['message']}" if field else rule["message"]
     for name, field in schema["properties"].items():
         if "properties" not in field:
             rules = (rule["message"] for rule in field.get("x-kubernetes-validations", ()))

@@ -18,6 +18,8 @@ from videogen_api.spec import (
     EnvVar,
     Pod,
     Prompt,
+    Resources,
+    Toleration,
     Video,
     VideoGenerationSpec,
 )
@@ -57,6 +59,10 @@ _PROMPT_NAME = '(has(p.name) ? p.name : "p" + (i < 10 ? "00" : i < 100 ? "0" : "
 _CHARACTERS = "self.map(p, size(p.text)).sum()"
 _CLIPS = "self.map(p, has(p.samples) ? p.samples : 1).sum()"
 _RESERVED_ENV = f"self.matches({literal(f'(?i)^({RESERVED_ENV})$')})"
+_FITS = (
+    "!(name in self.limits) || !isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name])) || "
+    "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0"
+)
 _RESERVED_LABEL = f"key.matches({literal(f'^({RESERVED_LABEL})$')})"
 
 RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
@@ -110,6 +116,31 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             f"self == 1 || self >= {video.CHUNK_FRAMES}",
             f"want 1 (an image) or at least {video.CHUNK_FRAMES}; the model has no result in between",
             field="frames",
+        ),
+    ),
+    Toleration: (
+        Rule(
+            '!has(self.value) || self.value == "" || !has(self.operator) || self.operator != "Exists"',
+            "operator Exists takes any value; drop value, or use Equal",
+            field_path=".value",
+        ),
+        Rule(
+            'has(self.key) || (has(self.operator) && self.operator == "Exists")',
+            "without a key every taint is tolerated, which only operator Exists may say; add one",
+        ),
+        Rule(
+            '!has(self.tolerationSeconds) || (has(self.effect) && self.effect == "NoExecute")',
+            "only a NoExecute taint evicts; drop tolerationSeconds, or set effect to NoExecute",
+            field_path=".tolerationSeconds",
+        ),
+    ),
+    Resources: (
+        Rule(
+            f"!has(self.requests) || !has(self.limits) || self.requests.all(name, {_FITS})",
+            "a request is more than its limit; lower it, or raise the limit",
+            f'self.requests.filter(name, !({_FITS}))[0] + ": the request is more than its limit; lower it, or raise '
+            'the limit"',
+            field_path=".requests",
         ),
     ),
     EnvVar: (

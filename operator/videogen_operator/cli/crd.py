@@ -5,18 +5,13 @@ import sys
 from typing import Any
 
 from videogen_api.errors import ExitCode
-from videogen_operator.crd import build_crd
-from videogen_operator.crd_docs import to_markdown
-from videogen_operator.crd_text import to_helm, to_yaml
-
-_RENDERERS = {"yaml": to_yaml, "helm": to_helm, "markdown": to_markdown}
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("crd", help="print the CustomResourceDefinition")
     parser.add_argument(
         "--output",
-        choices=tuple(_RENDERERS),
+        choices=("yaml", "helm", "markdown"),
         default="yaml",
         help="helm: the chart's template; markdown: the resource field by field",
     )
@@ -24,5 +19,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    sys.stdout.write(_RENDERERS[arguments.output](build_crd()))
+    # Here, so that no other command has to load what only this one needs.
+    from videogen_operator.crd import build_crd
+    from videogen_operator.crd_docs import to_markdown
+    from videogen_operator.crd_text import to_helm, to_yaml
+
+    render = {"yaml": to_yaml, "helm": to_helm, "markdown": to_markdown}[arguments.output]
+    sys.stdout.write(render(build_crd()))
     return ExitCode.OK
