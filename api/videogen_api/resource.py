@@ -40,6 +40,8 @@ class Metadata(BaseModel):
     ]
     namespace: str = "default"
     uid: str = ""
+    resource_version: str = ""
+    """The state of the object that decisions were made on: a status is written only while it still holds."""
     generation: int = 1
     deletion_timestamp: str | None = None
 

@@ -118,6 +118,12 @@ class ClusterCache:
         metadata = {**entry.content["metadata"], "resourceVersion": str(entry.version)}
         return {**entry.content, "metadata": metadata}
 
+    def find(self, resource: Resource, uid: str) -> Object | None:
+        """The object of that uid, without its resourceVersion; None when there is none."""
+        with self._lock:
+            entry = self._entries[resource].get(uid)
+        return entry.content if entry is not None else None
+
     def children(self, key: Key) -> Children:
         """The Jobs that the VideoGeneration of today owns (not one of the same name before it), and their pods."""
         with self._lock:

@@ -19,6 +19,7 @@ LABELS = (
     naming.LABEL_POOL,
     naming.LABEL_ATTEMPT,
     naming.LABEL_ROUND,
+    naming.LABEL_TEMPLATE,
     naming.QUEUE_LABEL,
 )
 """The labels of a child that mean something to the operator."""

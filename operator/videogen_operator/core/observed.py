@@ -123,6 +123,8 @@ class ObservedGroup:
     """Why it failed as a whole, where no process of it says so."""
     template: str = ""
     """As in Group; empty where it is not known."""
+    uid: str = ""
+    """By which the backend finds it again."""
 
     @property
     def label(self) -> str:

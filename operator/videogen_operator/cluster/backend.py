@@ -1,0 +1,152 @@
+"""Groups as Jobs: observes through the cache, acts through the client, and tells the cache what it did."""
+
+import threading
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from videogen_api import naming
+from videogen_api.naming import Stage
+from videogen_api.plan import Plan
+from videogen_api.report import Progress
+from videogen_api.resource import Metadata, VideoGeneration
+from videogen_api.status import VideoGenerationStatus
+from videogen_operator.cluster.api_errors import AlreadyExists, NotFound
+from videogen_operator.cluster.cache import ClusterCache
+from videogen_operator.cluster.client import KubernetesClient
+from videogen_operator.cluster.observe import REREAD_AFTER, changes_at, find_podless, observe
+from videogen_operator.cluster.ownership import NameTaken, check_owner
+from videogen_operator.cluster.render import render_group
+from videogen_operator.cluster.resources import JOBS, SERVICES, VIDEO_GENERATIONS, Key, Object, resource_of
+from videogen_operator.cluster.views import Job
+from videogen_operator.config import OperatorConfig
+from videogen_operator.core.defaults import Defaults
+from videogen_operator.core.observed import Group, Observed, ObservedGroup
+
+_IDENTITY = (naming.LABEL_RUN, naming.LABEL_STAGE, naming.LABEL_POOL, naming.LABEL_ATTEMPT)
+
+
+class ClusterBackend:
+    """Implements `sync.Backend`; safe to use from many threads. Every method may raise an ApiError.
+
+    `progress` says what the pod of a uid said last. Groups are created from the placement of `revision`, which is the
+    one that `on_plan` was told of.
+    """
+
+    def __init__(
+        self,
+        client: KubernetesClient,
+        cache: ClusterCache,
+        config: OperatorConfig,
+        revision: int = 0,
+        *,
+        progress: Callable[[str], Progress | None],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._client = client
+        self._cache = cache
+        self._config = config
+        self._progress = progress
+        self._clock = clock
+        self._refusals = _Refusals(client)
+        self._revision = revision
+
+    def on_plan(self, revision: int, defaults: Defaults) -> "ClusterBackend":
+        """The same backend, creating groups from one frozen placement; `defaults` are those it was made with."""
+        config = self._config.model_copy(update={"defaults": defaults})
+        return ClusterBackend(self._client, self._cache, config, revision, progress=self._progress, clock=self._clock)
+
+    def observe(self, resource: VideoGeneration) -> Observed:
+        return self.observe_key(_key(resource.metadata))
+
+    def observe_key(self, key: Key) -> Observed:
+        """As `observe`, for a resource that cannot be read."""
+        now, children = self._clock(), self._cache.children(key)
+        podless = find_podless(children.jobs, children.pods, now)
+        failed_creates = {job.metadata.uid: self._refusals.read(job, now) for job in podless}
+        return observe(children.jobs, children.pods, failed_creates, self._progress, now)
+
+    def changes_at(self, key: Key) -> datetime | None:
+        """When `observe` may next say something else although the cache stays as it is; None: never."""
+        children = self._cache.children(key)
+        return changes_at(children.jobs, children.pods, self._clock())
+
+    def write_status(self, resource: VideoGeneration, status: VideoGenerationStatus) -> None:
+        self.write(resource.metadata, status)
+
+    def write(self, metadata: Metadata, status: VideoGenerationStatus) -> None:
+        """As `write_status`, for a resource that cannot be read. Raises Conflict where it has changed meanwhile."""
+        key = _key(metadata)
+        before = self._cache.get(key)
+        written = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        after = self._client.patch_status(
+            VIDEO_GENERATIONS, metadata.namespace, metadata.name, metadata.resource_version, written
+        )
+        if before is not None and before["metadata"]["resourceVersion"] == metadata.resource_version:
+            # The next pass must not go by the older status, and the stream may take a while to bring this one.
+            self._cache.apply(VIDEO_GENERATIONS, None, {**before, "metadata": after, "status": written})
+
+    def create(self, resource: VideoGeneration, plan: Plan, group: Group) -> None:
+        """Raises NameTaken where an object of that name is not this group's."""
+        for manifest in render_group(resource, plan, self._revision, group, self._config):
+            kind, metadata = resource_of(manifest), manifest["metadata"]
+            try:
+                created = {**manifest, "metadata": self._client.create(kind, metadata["namespace"], manifest)}
+            except AlreadyExists:
+                # Of a pass that was cut off after the write, or whose reply was lost.
+                created = self._client.get(kind, metadata["namespace"], metadata["name"])
+                check_owner(resource, kind, created)
+                _check_labels(manifest, created)
+            if kind == JOBS:
+                self._cache.apply(JOBS, None, created)
+
+    def delete(self, group: ObservedGroup) -> None:
+        job = self._cache.find(JOBS, group.uid)
+        if job is None:
+            return
+        metadata = job["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        if group.stage == Stage.ENCODE:
+            # Before the Job: after a crash in between, the Job is still there to be deleted once more.
+            self._delete_service(namespace, name, metadata["ownerReferences"])
+        self._client.delete(JOBS, namespace, name, group.uid)
+        self._cache.forget(JOBS, group.uid)
+
+    def _delete_service(self, namespace: str, name: str, owners: Iterable[Object]) -> None:
+        try:
+            found = self._client.get(SERVICES, namespace, name)["metadata"]
+        except NotFound:
+            return
+        uids = {owner["uid"] for owner in owners}
+        if any(owner["uid"] in uids for owner in found.get("ownerReferences", ())):
+            self._client.delete(SERVICES, namespace, name, found["uid"])
+
+
+class _Refusals:
+    """The FailedCreate events of Jobs without pods, read at most once in a while for each."""
+
+    def __init__(self, client: KubernetesClient) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[datetime, tuple[Object, ...]]] = {}
+
+    def read(self, job: Job, now: datetime) -> tuple[Object, ...]:
+        uid = job.metadata.uid
+        with self._lock:
+            self._known = {uid: known for uid, known in self._known.items() if now - known[0] < REREAD_AFTER}
+            if uid in self._known:
+                return self._known[uid][1]
+        events = self._client.list_failed_creates(job.metadata.namespace, uid)
+        with self._lock:
+            self._known[uid] = (now, events)
+        return events
+
+
+def _check_labels(manifest: Object, found: Object) -> None:
+    want, have = manifest["metadata"]["labels"], found["metadata"].get("labels") or {}
+    if any(want.get(label) != have.get(label) for label in _IDENTITY):
+        name = f"{manifest['kind']} {manifest['metadata']['name']}"
+        raise NameTaken(f"{name} exists with other labels than it is made with; delete it")
+
+
+def _key(metadata: Metadata) -> Key:
+    return Key(metadata.namespace, metadata.name)

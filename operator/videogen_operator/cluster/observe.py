@@ -1,0 +1,245 @@
+"""From the Jobs and pods of one resource to what the core decides on. Pure: `now` is an argument.
+
+A Job's verdict (FailureTarget, SuccessCriteriaMet) counts when its pods have left their cards, or are lost: until then
+the group is at work. An object that carries our labels but does not read like a child of ours is left out and logged.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from videogen_api.report import Progress, TerminationReport
+from videogen_operator.cluster.hindrances import LOST_AFTER, waiting_of_job, waiting_of_pod
+from videogen_operator.cluster.resources import Object
+from videogen_operator.cluster.views import Condition, Event, Job, Labels, Malformed, Pod
+from videogen_operator.core.observed import (
+    GroupState,
+    Observed,
+    ObservedGroup,
+    ObservedProcess,
+    WaitingReason,
+)
+
+log = logging.getLogger("videogen")
+
+REFUSED_AFTER = timedelta(seconds=5)
+"""A Job without pods is given this long before its events are read."""
+
+REREAD_AFTER = timedelta(seconds=10)
+"""How long the events of a Job are taken to be the same."""
+
+_KILLED = 137
+
+V = TypeVar("V", Job, Pod, Event)
+
+
+def observe(
+    jobs: Iterable[Object],
+    pods: Iterable[Object],
+    failed_creates: Mapping[str, Sequence[Object]],
+    progress: Callable[[str], Progress | None],
+    now: datetime,
+) -> Observed:
+    """`failed_creates` has FailedCreate events by the Job's uid; `progress` says what the pod of a uid said last."""
+    pods_of_job = _by_job(pods)
+    groups = [
+        _observe_job(
+            job,
+            pods_of_job.pop(job.metadata.uid, []),
+            list(_read_all(Event, failed_creates.get(job.metadata.uid, ()))),
+            progress,
+            now,
+        )
+        for job in _read_all(Job, jobs)
+    ]
+    # What is left over belongs to Jobs that are gone.
+    groups += [_observe_remains(job_uid, remains, progress, now) for job_uid, remains in pods_of_job.items()]
+    found = (group for group in groups if group is not None)
+    return Observed(
+        tuple(sorted(found, key=lambda group: (group.run_id, group.stage, group.pool or "", group.attempt)))
+    )
+
+
+def find_podless(jobs: Iterable[Object], pods: Iterable[Object], now: datetime) -> tuple[Job, ...]:
+    """The Jobs whose FailedCreate events are worth reading."""
+    pods_of_job = _by_job(pods)
+    return tuple(
+        job
+        for job in _read_all(Job, jobs)
+        if job.metadata.uid not in pods_of_job and _should_have_pods(job) and now - _created(job) >= REFUSED_AFTER
+    )
+
+
+def changes_at(jobs: Iterable[Object], pods: Iterable[Object], now: datetime) -> datetime | None:
+    """When `observe` may next say something else without any event of the cache's; None: never."""
+    pods_of_job = _by_job(pods)
+    times = [
+        pod.metadata.deletion_timestamp + LOST_AFTER + timedelta(seconds=1)
+        for found in pods_of_job.values()
+        for pod in found
+        if pod.metadata.deletion_timestamp is not None and not pod.is_terminal
+    ]
+    times += [
+        # Once it is too late already, nothing but another look at the events can tell that they are others now.
+        due if (due := _created(job) + REFUSED_AFTER) > now else now + REREAD_AFTER
+        for job in _read_all(Job, jobs)
+        if job.metadata.uid not in pods_of_job and _should_have_pods(job)
+    ]
+    return min((time for time in times if time > now), default=None)
+
+
+def _should_have_pods(job: Job) -> bool:
+    over = job.status.find("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget") is not None
+    return not over and not job.spec.suspend and job.metadata.deletion_timestamp is None
+
+
+def _created(job: Job) -> datetime:
+    return job.metadata.creation_timestamp
+
+
+def _observe_job(
+    job: Job, pods: Sequence[Pod], events: Sequence[Event], progress: Callable[[str], Progress | None], now: datetime
+) -> ObservedGroup | None:
+    processes = _observe_pods(pods, progress, now)
+    if job.metadata.deletion_timestamp is not None:
+        leaving = now <= job.metadata.deletion_timestamp + LOST_AFTER
+        ending = _group(job.metadata.uid, job.metadata.labels, processes, GroupState.ENDING)
+        return ending if leaving or _at_work(processes) else None
+    state, verdict = _judge(job, processes)
+    group = replace(
+        _group(job.metadata.uid, job.metadata.labels, processes, state),
+        expected=job.spec.completions,
+        created=_created(job),
+        finished=verdict.last_transition_time if verdict is not None else None,
+        failure=_describe(verdict) if verdict is not None and state == GroupState.FAILED else "",
+    )
+    if state != GroupState.RUNNING:
+        return group
+    if _is_lost(group):
+        given_up = tuple(_give_up(process) if process.exit_code is None else process for process in processes)
+        return replace(group, state=GroupState.FAILED, processes=given_up, finished=now)
+    return replace(group, waiting=waiting_of_job(job, events, now, has_pods=bool(pods)))
+
+
+def _judge(job: Job, processes: Sequence[ObservedProcess]) -> tuple[GroupState, Condition | None]:
+    """What the Job controller has decided. Success and failure exclude each other; Failed is never taken back."""
+    if (verdict := job.status.find("Failed")) is not None:
+        return GroupState.FAILED, verdict
+    if (verdict := job.status.find("Complete")) is not None:
+        return GroupState.SUCCEEDED, verdict
+    if not _at_work(processes):
+        if (verdict := job.status.find("FailureTarget")) is not None:
+            return GroupState.FAILED, verdict
+        if (verdict := job.status.find("SuccessCriteriaMet")) is not None:
+            return GroupState.SUCCEEDED, verdict
+    return GroupState.RUNNING, None
+
+
+def _describe(verdict: Condition) -> str:
+    return ": ".join(part for part in (verdict.reason, " ".join(verdict.message.split())) if part)
+
+
+def _observe_remains(
+    job_uid: str, pods: Sequence[Pod], progress: Callable[[str], Progress | None], now: datetime
+) -> ObservedGroup | None:
+    """Pods whose Job is gone: they hold their cards until they have ended."""
+    processes = _observe_pods(pods, progress, now)
+    return _group(job_uid, pods[0].metadata.labels, processes, GroupState.ENDING) if _at_work(processes) else None
+
+
+def _at_work(processes: Iterable[ObservedProcess]) -> bool:
+    """Whether any of them may still use its card, as far as anybody can know."""
+    return any(process.exit_code is None and not _node_lost(process) for process in processes)
+
+
+def _node_lost(process: ObservedProcess) -> bool:
+    return process.waiting is not None and process.waiting.reason == WaitingReason.NODE_LOST
+
+
+def _is_lost(group: ObservedGroup) -> bool:
+    """Whether every index that has not ended waits for a node that does not answer."""
+    newest = {process.index: process for process in group.processes}
+    unfinished = [process for process in newest.values() if process.exit_code is None]
+    complete = len(newest) >= group.size
+    return complete and bool(unfinished) and all(_node_lost(process) for process in unfinished)
+
+
+def _give_up(process: ObservedProcess) -> ObservedProcess:
+    last_words = process.waiting.message if process.waiting is not None else ""
+    return replace(process, exit_code=_KILLED, disrupted=True, waiting=None, log_tail=last_words)
+
+
+def _group(job_uid: str, labels: Labels, processes: tuple[ObservedProcess, ...], state: GroupState) -> ObservedGroup:
+    return ObservedGroup(
+        labels.run_id,
+        labels.stage,
+        labels.pool,
+        labels.attempt,
+        labels.round,
+        state,
+        processes,
+        template=labels.template,
+        uid=job_uid,
+    )
+
+
+def _observe_pods(
+    pods: Iterable[Pod], progress: Callable[[str], Progress | None], now: datetime
+) -> tuple[ObservedProcess, ...]:
+    oldest_first = sorted(pods, key=lambda pod: (pod.index, pod.metadata.creation_timestamp, pod.metadata.name))
+    return tuple(_observe_pod(pod, progress(pod.metadata.uid), now) for pod in oldest_first)
+
+
+def _observe_pod(pod: Pod, progress: Progress | None, now: datetime) -> ObservedProcess:
+    state, phase = pod.container.state, pod.status.phase
+    process = ObservedProcess(
+        pod.index,
+        pod.metadata.name,
+        node=pod.spec.node_name,
+        disrupted=pod.status.find("DisruptionTarget") is not None,
+        started=state.running is not None or state.terminated is not None or phase in ("Running", "Succeeded"),
+    )
+    if state.terminated is not None and state.terminated.reason != "ContainerStatusUnknown":
+        ended = state.terminated
+        report = _read_report(ended.message, pod)
+        return replace(
+            process,
+            exit_code=ended.exit_code,
+            oom_killed=ended.reason == "OOMKilled",
+            report=report,
+            log_tail=ended.message if report is None else "",
+        )
+    if phase == "Succeeded":
+        return replace(process, exit_code=0)
+    if phase == "Failed":
+        # Evicted, refused by its node, or gone with it: the program was never asked.
+        last_words = ": ".join(part for part in (pod.status.reason, pod.status.message) if part)
+        return replace(process, exit_code=_KILLED, disrupted=True, log_tail=last_words)
+    if state.terminated is not None:
+        return replace(process, exit_code=_KILLED, disrupted=True)
+    return replace(process, waiting=waiting_of_pod(pod, now), progress=progress)
+
+
+def _read_report(message: str, pod: Pod) -> TerminationReport | None:
+    """A report of another stage than its pod's is no report."""
+    report = TerminationReport.from_bytes(message.encode(errors="replace"))
+    return report if report is not None and report.stage == pod.metadata.labels.stage else None
+
+
+def _by_job(pods: Iterable[Object]) -> dict[str, list[Pod]]:
+    found: dict[str, list[Pod]] = defaultdict(list)
+    for pod in _read_all(Pod, pods):
+        if pod.job_uid is not None:
+            found[pod.job_uid].append(pod)
+    return dict(found)
+
+
+def _read_all(view: type[V], found: Iterable[Object]) -> Iterator[V]:
+    for item in found:
+        try:
+            yield view.read(item)
+        except Malformed as error:
+            log.warning("ignored: %s", error)
