@@ -1,6 +1,7 @@
 """Small values for tests: a resource, its plan, and what might be seen of its processes."""
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from videogen_api.resource import VideoGeneration, parse_resource
 from videogen_api.spec import Precision, Strategy
 from videogen_api.status import Attempts, VideoGenerationStatus
 from videogen_operator.core.asked import asked_digest
-from videogen_operator.core.observed import GroupState, ObservedGroup, ObservedProcess
+from videogen_operator.core.observed import GroupState, ObservedGroup, ObservedProcess, Waiting, WaitingReason
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 COST = StageCost(flops=1e12, seconds=10.0, weight_bytes=1000, activation_bytes=100)
@@ -176,3 +177,21 @@ def build_group(
 def write_script(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+def after(seconds: float) -> datetime:
+    """A moment of a test's own clock, which starts at NOW."""
+    return NOW + timedelta(seconds=seconds)
+
+
+def build_waiting(reason: WaitingReason, message: str = "", *, since: float = 0.0) -> Waiting:
+    return Waiting(reason, message or f"{reason} for a test", after(since))
+
+
+def hold_back(group: ObservedGroup, waiting: Waiting | None, *, started: int = 0) -> ObservedGroup:
+    """The group with all but its first `started` processes never started, each for the reason given."""
+    processes = tuple(
+        process if process.index < started else replace(process, started=False, waiting=waiting)
+        for process in group.processes
+    )
+    return replace(group, created=NOW, processes=processes)

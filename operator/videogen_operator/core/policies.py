@@ -93,9 +93,7 @@ def _rule_running(seen: tuple[ObservedGroup, ...], current: ObservedGroup, ledge
     held = current.waiting or next((process.waiting for process in current.processes if process.waiting), None)
     why = f": {held.message}" if held is not None else ""
     message = f"attempt {current.attempt} of {current.stage} did not start in time{why}"
-    late = {*ledger.late_starts, current.label}
-    labels = (replace(current, attempt=attempt).label for attempt in range(1, current.attempt + 1))
-    charged = sum(charge(group) for group in seen) + sum(label in late for label in labels)
+    charged = _charged(seen, current, {*ledger.late_starts, current.label})
     if charged > ledger.retries:
         return Ruling(Verdict.STOP, LATE_START, f"{message} (after {charged} attempts)")
     return Ruling(Verdict.GIVE_UP, LATE_START, message)
@@ -105,7 +103,7 @@ def _rule_failed(seen: tuple[ObservedGroup, ...], current: ObservedGroup, ledger
     reason, message = _why_failed(current)
     if reason in FINAL_REASONS:
         return Ruling(Verdict.STOP, reason, message)
-    charged = sum(charge(group) for group in seen)
+    charged = _charged(seen, current, set(ledger.late_starts))
     if charged > ledger.retries:
         return Ruling(Verdict.STOP, reason, f"{message} (after {charged} attempts)")
     failures = sum(group.state == GroupState.FAILED or group.lost_its_report for group in seen)
@@ -114,6 +112,12 @@ def _rule_failed(seen: tuple[ObservedGroup, ...], current: ObservedGroup, ledger
         return Ruling(Verdict.WAIT, reason, f"{message}; trying again soon", wake_at=due)
     verdict = Verdict.CHECK_AGAIN if reason == Reason.EMBEDDING_MISSING else Verdict.START
     return Ruling(verdict, reason, message)
+
+
+def _charged(seen: tuple[ObservedGroup, ...], current: ObservedGroup, late_starts: set[str]) -> int:
+    """What all attempts up to now have cost; those that were given up are gone, so the ledger remembers them."""
+    labels = {replace(current, attempt=attempt).label for attempt in range(1, current.attempt + 1)}
+    return sum(charge(group) for group in seen) + len(labels & late_starts)
 
 
 def retry_delay(reason: Reason, failures: int) -> timedelta:
