@@ -112,7 +112,8 @@ def _observe_job(
     group = replace(
         _group(job.metadata.uid, job.metadata.labels, processes, state),
         expected=job.spec.completions,
-        created=_created(job),
+        # A queue may have held it back for long: it could not start before it was resumed.
+        created=job.status.start_time or _created(job),
         finished=verdict.last_transition_time if verdict is not None else None,
         failure=_describe(verdict) if verdict is not None and state == GroupState.FAILED else "",
     )

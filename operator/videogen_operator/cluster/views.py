@@ -69,6 +69,11 @@ class _Conditions(_View):
         return next((found for found in self.conditions if found.type in types and found.status == "True"), None)
 
 
+class JobStatus(_Conditions):
+    start_time: AwareDatetime | None = None
+    """Set anew each time that the Job is resumed."""
+
+
 class JobSpec(_View):
     suspend: bool = False
     completions: int | None = None
@@ -77,7 +82,7 @@ class JobSpec(_View):
 class Job(_View):
     metadata: Metadata
     spec: JobSpec = JobSpec()
-    status: _Conditions = _Conditions()
+    status: JobStatus = JobStatus()
 
     @classmethod
     def read(cls, found: Object) -> Self:
