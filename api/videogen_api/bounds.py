@@ -18,6 +18,8 @@ WANT = "x-want"
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 """A regular expression: one part of a DNS name (RFC 1123)."""
 
+_MAX_INT64 = 2**63 - 1  # what the API server reads as a whole number
+
 INT_OR_STRING = "x-kubernetes-int-or-string"
 
 
@@ -66,7 +68,9 @@ class IntOrString:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def spell(value: object) -> object:
-            return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+            if isinstance(value, bool) or not isinstance(value, int) or value > _MAX_INT64:
+                return value
+            return str(value)
 
         return core_schema.no_info_before_validator_function(spell, handler(source))
 

@@ -54,10 +54,8 @@ def literal(text: str) -> str:
     return f'r"{text}"'
 
 
-# Prompts without a name are called by their position, as naming.prompt_name does it.
-_PROMPT_NAME = '(has(p.name) ? p.name : "p" + (i < 10 ? "00" : i < 100 ? "0" : "") + string(i))'
-_CHARACTERS = "self.map(p, size(p.text)).sum()"
-_CLIPS = "self.map(p, has(p.samples) ? p.samples : 1).sum()"
+# A prompt without a name is called by its position: p001. A name of that form is another's where that one has none.
+_POSITION = "int(p.name.substring(1))"
 _RESERVED_ENV = f"self.matches({literal(f'(?i)^({RESERVED_ENV})$')})"
 _FITS = (
     "!(name in self.limits) || !isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name])) || "
@@ -68,23 +66,27 @@ _RESERVED_LABEL = f"key.matches({literal(f'^({RESERVED_LABEL})$')})"
 RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     VideoGenerationSpec: (
         Rule(
-            # A map is the only way to compare all names at a cost that grows with their number alone; a second entry
-            # with the same key is an error, and the API server shows it before the message.
-            f"self.transformMapEntry(i, p, {{{_PROMPT_NAME}: i}}).size() == self.size()",
-            "two prompts have the same name; names must be unique (prompts without one are called p000, p001 and on)",
+            # Only a map compares all names at a cost that grows with their number alone. It takes no key twice: that is
+            # an error, which the API server shows in front of the message.
+            "self.transformMapEntry(i, p, has(p.name), {p.name: i}).size() <= self.size()",
+            "names of prompts must be unique; rename one",
             field="prompts",
         ),
         Rule(
-            f"{_CHARACTERS} <= {MAX_PROMPT_CHARACTERS}",
+            'self.all(p, !has(p.name) || !p.name.matches("^p[0-9]{3}$") || '
+            f"{_POSITION} >= self.size() || has(self[{_POSITION}].name))",
+            "a prompt without a name is called by its position, p000, p001 and so on, and another one has that name; "
+            "names must be unique",
+            field="prompts",
+        ),
+        Rule(
+            f"self.map(p, size(p.text)).sum() <= {MAX_PROMPT_CHARACTERS}",
             f"at most {MAX_PROMPT_CHARACTERS} characters in all are allowed; use several VideoGenerations",
-            f'string({_CHARACTERS}) + " characters in all, at most {MAX_PROMPT_CHARACTERS} are allowed; '
-            'use several VideoGenerations"',
             field="prompts",
         ),
         Rule(
-            f"{_CLIPS} <= {MAX_CLIPS}",
+            f"self.map(p, has(p.samples) ? p.samples : 1).sum() <= {MAX_CLIPS}",
             f"at most {MAX_CLIPS} clips in all are allowed; use several VideoGenerations",
-            f'string({_CLIPS}) + " clips in all, at most {MAX_CLIPS} are allowed; use several VideoGenerations"',
             field="prompts",
         ),
         Rule(
@@ -104,12 +106,10 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             field_path=".size",
         ),
         Rule(
-            "!(has(self.loops) && has(self.conditionFrames) && has(self.frames)) || self.loops == 1 || "
+            "!(has(self.loops) && has(self.conditionFrames) && has(self.frames)) || self.loops <= 1 || "
             "self.conditionFrames < self.frames",
             "conditionFrames must be less than frames, or a loop would have nothing of its own; lower it, raise "
             "frames, or set loops to 1",
-            'string(self.conditionFrames) + " of " + string(self.frames) + " frames would leave a loop nothing of '
-            'its own; lower it, raise frames, or set loops to 1"',
             field_path=".conditionFrames",
         ),
         Rule(
