@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint types imports unit generate lock clean
+.PHONY: setup builtin-weights demo test lint types imports unit generate lock clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,9 @@ TINY_WEIGHTS := $(BUILTIN_WEIGHTS)/open-sora-v1.2-tiny
 
 $(TINY_WEIGHTS): | $(STAMP)
 	$(BIN)/videogen weights random --preset tiny --out $@
+
+# Both Dockerfiles copy them.
+builtin-weights: $(TINY_WEIGHTS)
 
 demo: setup $(TINY_WEIGHTS)
 	@echo "The tiny model has random weights: it shows every stage at work and makes noise, not pictures."
@@ -54,9 +57,13 @@ generate: setup
 	$(BIN)/videogen crd --output markdown > docs/api.md
 	$(BIN)/python charts/values_schema.py
 
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml
+
+# The images hold what development was tested with, and no more than they need.
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev \
-		--constraint requirements.constraints --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --constraint requirements.constraints --output-file requirements.lock
+	$(COMPILE) --extra operator --extra store --constraint requirements.lock --output-file operator/requirements.lock
+	$(COMPILE) --extra runner --extra store --constraint requirements.lock --output-file runner/requirements.lock
 
 clean:
 	rm -rf $(VENV) build out
