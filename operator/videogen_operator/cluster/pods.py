@@ -146,7 +146,14 @@ def _workload(resource: VideoGeneration, plan: Plan, group: Group, config: Opera
 def _pod_of_pool(resource: VideoGeneration, name: str, defaults: Defaults) -> Pod:
     """Field by field: the resource's own pool, then the cluster's of that name."""
     pools = (*(defaults.runners or ()), *(resource.spec.runners or ()))
-    return _merge_pods(*(pool.pod for pool in pools if pool.name == name))
+    return _merge_pods(_pod_of_cluster(defaults), *(pool.pod for pool in pools if pool.name == name))
+
+
+def _pod_of_cluster(defaults: Defaults) -> Pod:
+    """Who pulls the images, and as whom pods run: that does not depend on the kind of card, nor on a pool's name."""
+    of_pools = (pool.pod for pool in reversed(defaults.runners or ()))
+    pod = _merge_pods(*of_pools, defaults.encoder.pod if defaults.encoder is not None else None)
+    return Pod(image_pull_secrets=pod.image_pull_secrets, service_account_name=pod.service_account_name)
 
 
 def _pod_of_encoder(resource: VideoGeneration, defaults: Defaults) -> Pod:
