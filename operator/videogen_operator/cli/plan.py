@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from videogen_operator.cli.arguments import positive
 from videogen_operator.cli.tables import format_bytes, format_flops, format_seconds, render_fields, render_table
 from videogen_operator.core.defaults import Defaults, local_defaults
 from videogen_operator.core.planner import make_plan
+from videogen_operator.core.simulate import Moment, as_planned, simulate
 from videogen_operator.core.totals import totals_of
 
 _SHOWN_CLIPS = 4
 _OUT = "out"
 _OF_THE_CLUSTER = "<cluster-default>"
+_BEGIN = datetime.fromtimestamp(0, UTC)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,17 +33,28 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--workers", type=positive, help="plan for `videogen run` with that many workers on this machine"
     )
+    parser.add_argument(
+        "--simulate",
+        action="store_true",
+        help="play the run through in the predicted seconds, and show what starts when",
+    )
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Plans every resource of the file. Raises InvalidInput for the first one that cannot be planned."""
-    plans = [_plan(resource, arguments) for resource in load_manifests(arguments.file)]
+    resources = load_manifests(arguments.file)
+    plans = [_plan(resource, arguments) for resource in resources]
+    timelines = [
+        simulate(resource, plan, as_planned(plan), _BEGIN) if arguments.simulate else ()
+        for resource, plan in zip(resources, plans, strict=True)
+    ]
     if arguments.output == "json":
-        for plan in plans:
-            sys.stdout.buffer.write(_to_json(plan) + b"\n")
+        for plan, timeline in zip(plans, timelines, strict=True):
+            sys.stdout.buffer.write(_to_json(plan, timeline) + b"\n")
     else:
-        print("\n\n".join(render_plan(plan) for plan in plans))
+        parts = [(render_plan(plan), render_timeline(line)) for plan, line in zip(plans, timelines, strict=True)]
+        print("\n\n".join(part for pair in parts for part in pair if part))
     return ExitCode.OK
 
 
@@ -109,6 +123,22 @@ def render_plan(plan: Plan) -> str:
     )
 
 
+def render_timeline(timeline: tuple[Moment, ...]) -> str:
+    """The moments of a simulated run for a person; nothing for none."""
+    rows = [[format_seconds(_age(at)), at.phase.value, _describe_groups(at), at.message] for at in timeline]
+    return render_table(["AFTER", "PHASE", "STARTS", "MESSAGE"], rows) if rows else ""
+
+
+def _age(moment: Moment) -> float:
+    return (moment.time - _BEGIN).total_seconds()
+
+
+def _describe_groups(moment: Moment) -> str:
+    return ", ".join(
+        f"{group.label} ({group.processes} pod{'s' if group.processes > 1 else ''})" for group in moment.created
+    )
+
+
 def _describe_clips(plan: Plan) -> str:
     names = [clip.name for clip in plan.clips]
     shown = ", ".join(names[:_SHOWN_CLIPS]) + (", ..." if len(names) > _SHOWN_CLIPS else "")
@@ -150,7 +180,16 @@ def _pool_row(pool: PlannedPool) -> list[str]:
     ]
 
 
-def _to_json(plan: Plan) -> bytes:
+def _to_json(plan: Plan, timeline: tuple[Moment, ...]) -> bytes:
+    moments = [
+        {
+            "seconds": _age(moment),
+            "phase": moment.phase,
+            "message": moment.message,
+            "starts": {group.label: group.processes for group in moment.created},
+        }
+        for moment in timeline
+    ]
     return canonical_json(
         {
             "plan": plan.model_dump(mode="json", by_alias=True),
@@ -158,4 +197,5 @@ def _to_json(plan: Plan) -> bytes:
             "tokens": num_tokens(plan.video.latent),
             "totals": totals_of(plan).model_dump(mode="json", by_alias=True),
         }
+        | ({"timeline": moments} if moments else {})
     )

@@ -26,9 +26,17 @@ def totals_of(plan: Plan) -> Totals:
         + sum(count * pool.cost.flops for pool, count in zip(plan.pools, clips, strict=True)),
         gpu_seconds=encoder_gpus * encoder.cost.seconds
         + sum(pool.gpus * count * pool.cost.seconds for pool, count in zip(plan.pools, clips, strict=True)),
-        seconds=encoder.cost.seconds + _generate_seconds(plan, clips),
+        seconds=encoder.cost.seconds + max(pool_seconds(plan).values()),
         peak_memory_bytes=max(encoder.cost.peak_memory_bytes, *(p.cost.peak_memory_bytes for p in plan.pools)),
     )
+
+
+def pool_seconds(plan: Plan) -> dict[str, float]:
+    """How long each pool is at work, by its name."""
+    return {
+        pool.name: -(-count // pool.replicas) * pool.cost.seconds if count else 0.0
+        for pool, count in zip(plan.pools, _clips_by_pool(plan), strict=True)
+    }
 
 
 def _clips_by_pool(plan: Plan) -> list[int]:
@@ -41,10 +49,3 @@ def _clips_by_pool(plan: Plan) -> list[int]:
         counts[position] += 1
         heapreplace(runners, (ends + plan.pools[position].cost.seconds, position))
     return counts
-
-
-def _generate_seconds(plan: Plan, clips: list[int]) -> float:
-    return max(
-        -(-count // pool.replicas) * pool.cost.seconds if count else 0.0
-        for pool, count in zip(plan.pools, clips, strict=True)
-    )
