@@ -280,7 +280,9 @@ class Toleration(Model):
         if self.operator != "Exists" and self.key is None:
             raise ValueError("without a key every taint is tolerated, which only operator Exists may say; add one")
         if self.toleration_seconds is not None and self.effect != "NoExecute":
-            raise ValueError("tolerationSeconds: only a NoExecute taint evicts; drop it, or set effect to NoExecute")
+            raise ValueError(
+                "tolerationSeconds: only a NoExecute taint evicts; drop tolerationSeconds, or set effect to NoExecute"
+            )
         return self
 
 

@@ -159,10 +159,12 @@ class _Structure:
         if raw.get(INT_OR_STRING):
             del schema["type"]
             schema |= {
-                "minimum": raw["minimum"],
                 "anyOf": [{"type": "integer"}, {"type": "string"}],
                 INT_OR_STRING: True,
+                "minimum": raw["minimum"],
             }
+            matches = f"type(self) == int || string(self).matches({literal(raw['pattern'])})"
+            _add_rules(schema, [Rule(matches, f"want {raw[WANT]}")])
         elif WANT in raw:
             _add_rules(schema, _pattern_rule("self", schema, raw[WANT], count))
         if "items" in raw:

@@ -27,11 +27,7 @@ def to_markdown(crd: Mapping[str, Any]) -> str:
 
 
 def _sections(path: str, schema: Schema, seen: dict[str, str]) -> Iterator[str]:
-    """The section of one object, then those of the objects in it."""
-    content = json.dumps({key: schema[key] for key in schema if key != "description"})
-    if content in seen:
-        return
-    seen[content] = path
+    """The section of one object, then those of the objects in it that no other section describes."""
     required = schema.get("required", ())
     yield f"## {path}\n"
     yield f"{schema['description']}\n"
@@ -44,9 +40,10 @@ def _sections(path: str, schema: Schema, seen: dict[str, str]) -> Iterator[str]:
             bounds.insert(0, "**required**")
         kind = _type_of(field)
         if target is not None:
-            inner.append((child, target))
-            body = json.dumps({key: target[key] for key in target if key != "description"})
-            where = seen.get(body, child)
+            content = json.dumps({key: target[key] for key in target if key != "description"})
+            where = seen.setdefault(content, child)
+            if where == child:
+                inner.append((child, target))
             kind = f"[{kind}](#{_anchor(where)})"
         cells = (f"`{name}`", kind, "; ".join(bounds), field.get("description", ""))
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
