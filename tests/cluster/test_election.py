@@ -32,7 +32,6 @@ class Trip:
 class World:
     """True time, one Lease, and replicas that step when it is their time, also while another one waits for a reply."""
 
-    next_trip: Callable[[], Trip] = Trip
     now: float = 1000.0
     lease: Object | None = None
     version: int = 0
@@ -52,51 +51,22 @@ class World:
         idle = [replica for replica in self.replicas if replica.alive and not replica.busy]
         return min(idle, key=lambda replica: replica.due, default=None)
 
-    def get(self, resource: Resource, namespace: str, name: str) -> Object:
-        assert (resource, namespace, name) == (LEASES, NAMESPACE, naming.LEASE_NAME)
-        return self._request(self._read)
-
-    def create(self, resource: Resource, namespace: str, manifest: Object) -> Object:
-        assert (resource, namespace) == (LEASES, NAMESPACE)
-        return self._request(lambda: self._create(manifest))
-
-    def replace(self, resource: Resource, namespace: str, name: str, manifest: Object) -> Object:
-        assert (resource, namespace, name) == (LEASES, NAMESPACE, naming.LEASE_NAME)
-        return self._request(lambda: self._replace(manifest))
-
-    def _request(self, carry_out: Callable[[], Object]) -> Object:
-        trip = self.next_trip()
-        self.pass_time(trip.there)
-        if trip.loses_request:
-            raise Unavailable("connection refused", code=0)
-        error, reply = None, {}
-        try:
-            reply = carry_out()
-        except ApiError as raised:
-            error = raised
-        self.pass_time(trip.back)
-        if trip.loses_reply:
-            raise Unavailable("connection reset", code=0)
-        if error is not None:
-            raise error
-        return reply
-
-    def _read(self) -> Object:
+    def read(self) -> Object:
         if self.lease is None:
             raise NotFound("no such lease", code=404)
         return self.lease
 
-    def _create(self, manifest: Object) -> Object:
+    def create(self, manifest: Object) -> Object:
         if self.lease is not None:
             raise AlreadyExists("there is a lease", code=409)
-        return self._store(manifest)
+        return self.store(manifest)
 
-    def _replace(self, manifest: Object) -> Object:
-        if self._read()["metadata"]["resourceVersion"] != manifest["metadata"]["resourceVersion"]:
+    def replace(self, manifest: Object) -> Object:
+        if self.read()["metadata"]["resourceVersion"] != manifest["metadata"]["resourceVersion"]:
             raise Conflict("the lease has changed", code=409)
-        return self._store(manifest)
+        return self.store(manifest)
 
-    def _store(self, manifest: Object) -> Object:
+    def store(self, manifest: Object) -> Object:
         self.version += 1
         metadata: Object = {**manifest["metadata"], "resourceVersion": str(self.version)}
         self.lease = {**manifest, "metadata": metadata}
@@ -105,20 +75,24 @@ class World:
 
 @dataclass
 class Replica:
-    """One process: its clock starts anywhere and runs a little wrong, its wall clock is wrong by hours."""
+    """One process: its clock starts anywhere and runs a little wrong, its wall clock is wrong by hours.
+
+    It is its elector's API too, because each has its own way to the server; `trips` come first, then always `weather`.
+    """
 
     world: World
     name: str
+    weather: Trip = field(default_factory=Trip)
+    trips: list[Trip] = field(default_factory=list)
     start: float = 0.0
     rate: float = 1.0
     wall_error: timedelta = timedelta()
-    due: float = 0.0
     busy: bool = False
     alive: bool = True
 
     def __post_init__(self) -> None:
         self.elector = Elector(
-            self.world,
+            self,
             NAMESPACE,
             self.name,
             clock=lambda: self.start + self.rate * self.world.now,
@@ -139,6 +113,35 @@ class Replica:
     def crash(self) -> None:
         """It steps no more; what it holds it holds until its deadline."""
         self.alive = False
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Object:
+        assert (resource, namespace, name) == (LEASES, NAMESPACE, naming.LEASE_NAME)
+        return self._request(self.world.read)
+
+    def create(self, resource: Resource, namespace: str, manifest: Object) -> Object:
+        assert (resource, namespace) == (LEASES, NAMESPACE)
+        return self._request(lambda: self.world.create(manifest))
+
+    def replace(self, resource: Resource, namespace: str, name: str, manifest: Object) -> Object:
+        assert (resource, namespace, name) == (LEASES, NAMESPACE, naming.LEASE_NAME)
+        return self._request(lambda: self.world.replace(manifest))
+
+    def _request(self, carry_out: Callable[[], Object]) -> Object:
+        trip = self.trips.pop(0) if self.trips else self.weather
+        self.world.pass_time(trip.there)
+        if trip.loses_request:
+            raise Unavailable("connection refused", code=0)
+        error, reply = None, {}
+        try:
+            reply = carry_out()
+        except ApiError as raised:
+            error = raised
+        self.world.pass_time(trip.back)
+        if trip.loses_reply:
+            raise Unavailable("connection reset", code=0)
+        if error is not None:
+            raise error
+        return reply
 
 
 def test_the_first_replica_leads_at_once_and_the_others_wait() -> None:
@@ -200,10 +203,10 @@ def test_a_candidate_has_nothing_to_give_back() -> None:
 
 @pytest.mark.parametrize("crashes_after", [0.0, 0.1, 1.9, 2.0, 5.3])
 def test_a_crashed_leader_is_replaced_within_its_lease_and_one_look(crashes_after: float) -> None:
-    world = World(next_trip=lambda: Trip(0.05, 0.05))
-    first = Replica(world, "a")
+    world = World()
+    first = Replica(world, "a", Trip(0.05, 0.05))
     world.pass_time(1)
-    Replica(world, "b", start=-500.0)
+    Replica(world, "b", Trip(0.05, 0.05), start=-500.0)
     world.pass_time(10 + crashes_after)
     assert world.leaders() == ["a"]
 
@@ -219,7 +222,7 @@ def test_a_leader_that_cannot_renew_stops_writing_at_its_deadline_for_good() -> 
     world = World()
     replica = Replica(world, "a")
     world.pass_time(4.05)  # it has renewed at 4 s
-    world.next_trip = lambda: Trip(loses_request=True)
+    replica.weather = Trip(loses_request=True)
 
     world.pass_time(TIMING.renew - 0.1)
     assert replica.elector.may_write()
@@ -227,7 +230,7 @@ def test_a_leader_that_cannot_renew_stops_writing_at_its_deadline_for_good() -> 
     assert not replica.elector.may_write()
     assert replica.elector.lost
 
-    world.next_trip = Trip
+    replica.weather = Trip()
     replica.elector.step()
     assert not replica.elector.may_write()
 
@@ -236,7 +239,7 @@ def test_a_renewal_whose_reply_comes_after_the_deadline_does_not_make_it_leader_
     world = World()
     replica = Replica(world, "a")
     world.pass_time(1)
-    world.next_trip = lambda: Trip(there=0.0, back=11.0)
+    replica.weather = Trip(back=11.0)
 
     world.pass_time(20)
 
@@ -244,12 +247,26 @@ def test_a_renewal_whose_reply_comes_after_the_deadline_does_not_make_it_leader_
     assert replica.elector.lost
 
 
+def test_a_slow_reply_does_not_make_a_leadership_longer() -> None:
+    world = World()
+    replica = Replica(world, "a")
+    world.pass_time(1)
+    replica.trips = [Trip(back=7.0)]  # the renewal of 2 s is heard of at 9 s
+    replica.weather = Trip(loses_request=True)
+
+    world.pass_time(2 + TIMING.renew - 1 - 0.1)
+    assert replica.elector.may_write()
+    world.pass_time(0.2)
+
+    assert not replica.elector.may_write()
+
+
 def test_a_leader_that_sees_another_holder_has_lost_at_once() -> None:
     world = World()
     replica = Replica(world, "a")
     world.pass_time(1)
     assert world.lease is not None
-    world._store({**world.lease, "spec": {**world.lease["spec"], "holderIdentity": "somebody"}})
+    world.store({**world.lease, "spec": {**world.lease["spec"], "holderIdentity": "somebody"}})
 
     world.pass_time(2 * TIMING.retry)
 
@@ -269,9 +286,8 @@ def test_a_leader_whose_lease_was_deleted_makes_a_new_one() -> None:
 
 
 def test_an_acquisition_whose_reply_was_lost_is_found_and_used() -> None:
-    trips = [Trip(), Trip(loses_reply=True)]
-    world = World(next_trip=lambda: trips.pop(0) if trips else Trip())
-    replica = Replica(world, "a")
+    world = World()
+    replica = Replica(world, "a", trips=[Trip(), Trip(loses_reply=True)])
     world.pass_time(0.1)
     assert not replica.elector.may_write()
 
@@ -307,17 +323,15 @@ def test_a_lease_that_somebody_else_wrote_is_read_with_what_it_lacks() -> None:
     assert found == LeaseRecord(holder="", duration=15, resource_version="5")
 
 
-SECONDS = st.one_of(st.just(0.0), st.floats(0, 1), st.floats(0, 25))
-TRIPS = st.builds(
-    Trip,
-    there=SECONDS,
-    back=SECONDS,
-    loses_request=st.sampled_from([False, False, False, True]),
-    loses_reply=st.sampled_from([False, False, False, True]),
+SECONDS = st.sampled_from([0.0, 0.1, 1.0, 4.0, 9.0])
+WEATHER = st.one_of(
+    st.just(Trip()),
+    st.just(Trip(loses_request=True)),
+    st.builds(Trip, there=SECONDS, back=SECONDS, loses_reply=st.booleans()),
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data(), num_replicas=st.integers(2, 3))
 def test_two_replicas_never_lead_at_once_whatever_the_network_and_the_clocks_do(
     data: st.DataObject, num_replicas: int
@@ -328,12 +342,13 @@ def test_two_replicas_never_lead_at_once_whatever_the_network_and_the_clocks_do(
             world,
             f"replica-{number}",
             start=data.draw(st.floats(-1e6, 1e6)),
-            rate=data.draw(st.floats(0.9, 1.1)),
+            rate=data.draw(st.sampled_from([0.9, 1.0, 1.1])),
             wall_error=timedelta(hours=data.draw(st.integers(-48, 48))),
         )
-    world.next_trip = lambda: data.draw(TRIPS)
-    for _ in range(data.draw(st.integers(1, 20))):
+    for _ in range(data.draw(st.integers(1, 12))):
+        for replica in world.replicas:
+            replica.weather = data.draw(WEATHER)
         # `Replica.step` checks after every step that at most one leads.
-        world.pass_time(data.draw(st.floats(0, 20)))
-        if data.draw(st.booleans()):
+        world.pass_time(data.draw(st.sampled_from([1.0, 3.0, 8.0, 16.0])))
+        if data.draw(st.integers(0, 3)) == 0:
             data.draw(st.sampled_from(world.replicas)).crash()

@@ -28,6 +28,8 @@ from videogen_operator.cluster.resources import LEASES, Object, Resource
 
 log = logging.getLogger("videogen")
 
+_SHORTEST_SECONDS = 0.05
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -169,8 +171,10 @@ class Elector:
         try:
             if not self._is_current:
                 self._look()
-            if not self.lost:
-                self._act(decide(self._lease, self._identity, self._clock(), self._observed_at))
+            action = Action.WAIT if self.lost else decide(self._lease, self._identity, self._clock(), self._observed_at)
+            if action is Action.WAIT:
+                return self._seconds_to_next()
+            self._take(action)
         except (AlreadyExists, Conflict, NotFound) as error:
             # Another replica was faster, or an earlier request of this one was carried out after all.
             log.debug("leader election: %s", error)
@@ -178,7 +182,7 @@ class Elector:
         except ApiError as error:
             log.warning("leader election: %s", error)
             self._is_current = False
-        return self._seconds_to_next()
+        return self._timing.retry
 
     def release(self) -> None:
         """Gives the lease back where it is held, so that nobody has to wait for its end. Raises ApiError."""
@@ -200,9 +204,7 @@ class Elector:
             with self._lock:
                 self._lost = self._deadline is not None
 
-    def _act(self, action: Action) -> None:
-        if action is Action.WAIT:
-            return
+    def _take(self, action: Action) -> None:
         sent_at, now = self._clock(), self._wall_time()
         wanted = LeaseRecord(self._identity, self._timing.lease, acquire_time=now, renew_time=now)
         if self._lease is not None:
@@ -237,9 +239,11 @@ class Elector:
         return self._lost
 
     def _seconds_to_next(self) -> float:
-        if self._lease is None or self._lease.holder in ("", self._identity):
+        """Of a candidate: as always, or until the lease that it has seen runs out."""
+        if self._lease is None:
             return self._timing.retry
-        return min(self._timing.retry, max(0.0, self._observed_at + self._lease.duration - self._clock()))
+        left = self._observed_at + self._lease.duration - self._clock()
+        return min(self._timing.retry, max(_SHORTEST_SECONDS, left))
 
     def _wall_time(self) -> str:
         return self._wall_clock().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
