@@ -1,0 +1,308 @@
+"""Whole lives of resources under real operator processes, each behind a proxy of its own, on one API server.
+
+A life is what a user applies and what its pods do. `World` runs many of them at the same time, each in a namespace of
+its own with an operator of its own, and tells what became of them in words that do not depend on names or times.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from control_plane import ControlPlane
+from tests.cluster.behaviours import Behaviour, SimulatedPod, succeed
+from tests.cluster.crash_proxy import Crash, CrashProxy, When, Write
+from tests.cluster.simulator import PodSimulator
+from tests.cluster.watching import Watch
+
+from videogen_api import naming
+from videogen_api.status import FINISHED_PHASES, VideoGenerationStatus
+from videogen_operator.cluster.client import KubernetesClient
+from videogen_operator.cluster.resources import CONFIG_MAPS, JOBS, SERVICES, VIDEO_GENERATIONS, Object
+
+ROOT = Path(__file__).parents[2]
+CRD = ROOT / "crds" / "videogenerations.videogen.dev.yaml"
+OPERATOR = (sys.executable, "-m", "videogen_operator.cli.main", "operator")
+PATIENCE_SECONDS = 120.0
+QUIET_SECONDS = 1.5
+NAME = "fox"
+CONFIG = {
+    "images": {"operator": "operator:1", "runner": "runner:1"},
+    "defaults": {
+        "model": {"name": "open-sora-v1.2-tiny", "weights": "builtin"},
+        "storage": {"url": "s3://videos/tests", "endpoint": "http://store:9000", "credentialsSecret": "s3"},
+    },
+}
+SPEC: dict[str, Any] = {
+    "prompts": [{"text": "a red fox runs through fresh snow", "samples": 2}],
+    "runners": [{"name": "cpu", "gpu": {"count": 0}}],
+}
+
+ChildName = tuple[str, ...]
+"""Kind, stage, pool and attempt of a child; a plan's kind and number."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """`behave` is what a pod does; `edit` is what the user changes when the resource is as given, as a merge patch."""
+
+    name: str
+    spec: dict[str, Any]
+    behave: Callable[[SimulatedPod], Behaviour] = lambda _: succeed
+    edit: Callable[[Object], Object | None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a resource."""
+
+    phase: str | None
+    message: str | None
+    conditions: frozenset[tuple[str, str, str, str]]
+    """Type, status, reason, message."""
+    clips: dict[str, int] | None
+    attempts: dict[str, Any]
+    children: frozenset[ChildName]
+    jobs_created: dict[ChildName, int]
+    """How many objects of that name ever existed."""
+
+
+@dataclass
+class _Seen:
+    """Everything that was seen of one namespace."""
+
+    life: Life
+    resources: dict[str, Object] = field(default_factory=dict)
+    """By name."""
+    jobs: dict[str, Object] = field(default_factory=dict)
+    """Every Job that ever existed, by UID."""
+
+
+class World:
+    """An API server with the CRD, a pod simulator and an eye on everything, while its `with` block lasts."""
+
+    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+        self.plane = plane
+        self.client = KubernetesClient.connect({"KUBECONFIG": str(plane.kubeconfig)}, threads=8)
+        self._folder = folder
+        self._changed = threading.Condition()
+        self._seen: dict[str, _Seen] = {}
+        self._numbers = defaultdict[str, int](int)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.plane.kubectl("apply", "--server-side", "-f", str(CRD))
+        self.plane.kubectl(
+            "wait", "--for=condition=Established", f"crd/{naming.PLURAL}.{naming.GROUP}", "--timeout=30s"
+        )
+        self._stack.callback(self.client.close)
+        self._stack.enter_context(PodSimulator(self.plane, self.client, self._behave))
+        for resource in (VIDEO_GENERATIONS, JOBS):
+            self._stack.enter_context(Watch(self.plane, resource, self._on_event))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def place(self, life: Life) -> Iterator["Place"]:
+        """A namespace for one life, with a proxy; whatever operator is still at work there ends with the block."""
+        self._numbers[life.name] += 1
+        namespace = f"{life.name}-{self._numbers[life.name]}"
+        self._seen[namespace] = _Seen(life)
+        self.plane.kubectl("create", "namespace", namespace)
+        folder = self._folder / namespace
+        folder.mkdir()
+        with CrashProxy(self.plane) as proxy:
+            place = Place(self, namespace, life, proxy, folder)
+            try:
+                yield place
+            finally:
+                place.kill()
+
+    def wait_for(self, is_so: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> bool:
+        """Whether it is so before the time is over; looks again at every event and ten times a second."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while not is_so():
+                if time.monotonic() > deadline:
+                    return False
+                self._changed.wait(0.1)
+        return True
+
+    def notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def seen(self, namespace: str) -> _Seen:
+        return self._seen[namespace]
+
+    def _behave(self, pod: SimulatedPod) -> Behaviour:
+        seen = self._seen.get(pod.namespace)
+        return seen.life.behave(pod) if seen is not None else succeed
+
+    def _on_event(self, _event_type: str, found: Object) -> None:
+        metadata = found["metadata"]
+        seen = self._seen.get(metadata["namespace"])
+        if seen is None:
+            return
+        if "prompts" not in found["spec"]:
+            with self._changed:
+                seen.jobs[metadata["uid"]] = found
+                self._changed.notify_all()
+            return
+        with self._changed:
+            seen.resources[metadata["name"]] = found
+            self._changed.notify_all()
+        patch = seen.life.edit(found)
+        if patch is not None:
+            self.client.patch(VIDEO_GENERATIONS, metadata["namespace"], metadata["name"], patch)
+
+
+class Place:
+    """One life in its namespace."""
+
+    def __init__(self, world: World, namespace: str, life: Life, proxy: CrashProxy, folder: Path) -> None:
+        self.world = world
+        self.namespace = namespace
+        self.proxy = proxy
+        self.life = life
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._crashed = threading.Event()
+
+    @property
+    def writes(self) -> list[Write]:
+        return list(self.proxy.writes)
+
+    def apply(self, name: str = NAME) -> None:
+        manifest = {
+            "apiVersion": naming.API_VERSION,
+            "kind": naming.KIND,
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": self.life.spec,
+        }
+        self.world.client.create(VIDEO_GENERATIONS, self.namespace, manifest)
+
+    def start_operator(self) -> None:
+        config = self._folder / "operator.yaml"
+        config.write_text(json.dumps({**CONFIG, "namespaces": [self.namespace]}))
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(self.proxy.write_kubeconfig(self._folder / "kubeconfig")),
+            "POD_NAME": "operator-0",
+            "POD_NAMESPACE": self.namespace,
+        }
+        with (self._folder / "operator.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*OPERATOR, f"--config={config}", "--no-leader-election", "--health-port=0", "--metrics-port=0"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+
+    def crash_at(self, number: int, when: When) -> None:
+        """Kills the operator at a write, once; numbers count from the first write on."""
+
+        def kill() -> None:
+            self.kill()
+            self._crashed.set()
+            self.world.notify()
+
+        self.proxy.crash = Crash(number, when, kill)
+
+    def live(self) -> bool:
+        """From the manifest to the end, over a crash of the operator if one is due; whether there was one."""
+        self.start_operator()
+        self.apply()
+        self._wait(lambda: self._crashed.is_set() or self.is_finished())
+        if not self._crashed.is_set():
+            return False
+        self.start_operator()
+        self.wait_for_end()
+        return True
+
+    def wait_for_end(self, name: str = NAME) -> None:
+        self._wait(lambda: self.is_finished(name))
+
+    def is_finished(self, name: str = NAME) -> bool:
+        resource = self.world.seen(self.namespace).resources.get(name)
+        status = resource.get("status", {}) if resource is not None else {}
+        return (
+            resource is not None
+            and status.get("phase") in FINISHED_PHASES
+            and status["observedGeneration"] == resource["metadata"]["generation"]
+        )
+
+    def settle(self) -> Outcome:
+        """The outcome of a finished life, when it has not changed for a while."""
+        outcome = self.outcome()
+        while (later := self.wait_for_outcome(outcome, QUIET_SECONDS, other=True)) != outcome:
+            outcome = later
+        return outcome
+
+    def wait_for_outcome(self, expected: Outcome, seconds: float = 20.0, *, other: bool = False) -> Outcome:
+        """The outcome as soon as it is (or `other`: is not) the expected one; what it is when time is up."""
+        self.world.wait_for(lambda: (self.outcome() == expected) != other, seconds)
+        return self.outcome()
+
+    def outcome(self) -> Outcome:
+        found = self.world.client.get(VIDEO_GENERATIONS, self.namespace, NAME)
+        status = VideoGenerationStatus.model_validate_json(json.dumps(found["status"]))
+        selector = f"{naming.LABEL_NAME}={NAME}"
+        children = [
+            _name_of(kind.kind, child)
+            for kind in (JOBS, SERVICES, CONFIG_MAPS)
+            for child in self.world.client.list(kind, self.namespace, label_selector=selector).items
+            if "deletionTimestamp" not in child["metadata"]
+        ]
+        jobs = [
+            _name_of(JOBS.kind, job)
+            for job in tuple(self.world.seen(self.namespace).jobs.values())
+            if job["metadata"]["labels"].get(naming.LABEL_NAME) == NAME
+        ]
+        return Outcome(
+            phase=status.phase,
+            message=status.message,
+            conditions=frozenset((c.type.value, c.status.value, c.reason, c.message) for c in status.conditions),
+            clips=status.clips.model_dump() if status.clips is not None else None,
+            attempts=status.attempts.model_dump(),
+            children=frozenset(children),
+            jobs_created=dict(Counter(jobs)),
+        )
+
+    def _wait(self, is_so: Callable[[], bool]) -> None:
+        if not self.world.wait_for(lambda: is_so() or self._has_ended()):
+            raise AssertionError(f"{self.namespace}: nothing happened for {PATIENCE_SECONDS:g} s\n{self._log_tail()}")
+        if self._has_ended():
+            raise AssertionError(f"{self.namespace}: the operator ended by itself\n{self._log_tail()}")
+
+    def _has_ended(self) -> bool:
+        return not self._crashed.is_set() and self._process is not None and self._process.poll() is not None
+
+    def _log_tail(self) -> str:
+        writes = "\n".join(f"{write.method} {write.path}: {write.code}" for write in self.writes)
+        return f"{writes}\n{(self._folder / 'operator.log').read_text()[-3000:]}"
+
+
+def _name_of(kind: str, child: Object) -> ChildName:
+    labels = child["metadata"]["labels"]
+    parts = [labels.get(label) for label in (naming.LABEL_STAGE, naming.LABEL_POOL, naming.LABEL_ATTEMPT)]
+    if kind == CONFIG_MAPS.kind:
+        parts = [child["metadata"]["name"].rpartition("-")[2]]
+    return (kind, *(part for part in parts if part is not None))
