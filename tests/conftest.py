@@ -1,6 +1,27 @@
-"""Set before any test imports torch."""
+"""Settings of every test run: one before any test imports torch, one for how workers share the tests."""
 
 import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
 # Fixtures were recorded in numbers that this mode gives on every x86-64 processor; tests/parity/check.py says more.
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
+
+REAL_NODE = "tests/cluster/test_real_"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling | None":
+    """`--dist loadscope`, but one worker runs all tests of a real node, so that only one is started."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRealNode(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return REAL_NODE if nodeid.startswith(REAL_NODE) else super()._split_scope(nodeid)
+
+    return OneRealNode(config, log) if config.getoption("dist") == "loadscope" else None

@@ -1,0 +1,43 @@
+"""Clusters for tests, each started once a session when first asked for, and ended with it.
+
+Tests of a real node are in modules named test_real_*.py, which tests/conftest.py keeps on one worker.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import binaries
+import control_plane as control_planes
+import node
+import real
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[control_planes.ControlPlane]:
+    """API server and controllers; no pod runs. Tests share it: take a namespace of your own."""
+    if binaries.kube() is None:
+        _give_up(binaries.NEEDS_GO)
+    with control_planes.control_plane() as plane:
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def real_node() -> Iterator[real.RealCluster]:
+    """A cluster that runs pods. Tests share it: take a namespace of your own."""
+    reason = None if os.environ.get("KUBECONFIG") else node.missing()
+    if binaries.kube() is None:
+        reason = binaries.NEEDS_GO
+    if reason is not None:
+        _give_up(reason)
+    with real.real_cluster() as cluster:
+        yield cluster
+
+
+def _give_up(reason: str) -> None:
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)

@@ -1,0 +1,181 @@
+"""Container images for the test cluster, built by buildah from the project's own Dockerfiles on a base by debootstrap.
+
+`python tests/cluster/images.py` builds both. Needs root and the packages of `make cluster-deps`. buildah keeps every
+layer in the user's cache, so that a change of the sources builds the last layer only.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from binaries import cache, locked
+
+REPOSITORY = Path(__file__).parents[2]
+OPERATOR = "localhost/videogen-operator"
+RUNNER = "localhost/videogen-runner"
+BASE = "localhost/videogen-base"
+DOCKERFILES = {
+    OPERATOR: REPOSITORY / "operator" / "Dockerfile",
+    RUNNER: REPOSITORY / "runner" / "Dockerfile",
+}
+
+DEBIAN = "bookworm"
+BASE_PACKAGES = "ca-certificates,python3,python3-pip,python3-venv"
+CERTIFICATES = Path("/etc/ssl/certs")
+# What of this machine's pip configuration a package installer in the container needs to know.
+INDEX_OPTIONS = {"index-url", "extra-index-url", "trusted-host", "timeout", "retries", "proxy"}
+
+
+def build_base() -> str:
+    """Stands for python:3.11-slim-bookworm, which no registry is asked for; two minutes once."""
+    if not _exists(BASE):
+        with tempfile.TemporaryDirectory(prefix="debootstrap-", dir=cache()) as name:
+            root = Path(name)
+            subprocess.run(
+                ["debootstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", DEBIAN, root, _mirror()],
+                check=True,
+                stdout=sys.stderr,
+            )
+            _shape_like_python_image(root)
+            container = _buildah("from", "scratch").strip()
+            _buildah("add", "--quiet", container, str(root), "/")
+            _buildah("config", "--env", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", container)
+            _buildah("config", "--cmd", "python3", container)
+            _buildah("commit", "--quiet", "--rm", container, BASE)
+    return BASE
+
+
+def build_image(dockerfile: Path, tag: str, context: Path = REPOSITORY, build_args: Mapping[str, str] = {}) -> str:
+    """The image's id. Layers that exist are taken as they are, so that an unchanged image takes seconds."""
+    arguments = [f"--build-arg={key}={value}" for key, value in build_args.items()]
+    with _installer_configuration() as mounts:
+        _buildah(
+            "bud",
+            "--layers",
+            "--pull=never",
+            "--isolation=chroot",
+            "--network=host",
+            f"--file={dockerfile}",
+            f"--tag={tag}",
+            *[f"--volume={host}:{container}" for host, container in mounts.items()],
+            *arguments,
+            str(context),
+            output=sys.stderr,
+        )
+    return image_id(tag)
+
+
+def build(tag: str) -> str:
+    """OPERATOR or RUNNER, as the sources are now; returns the image's id."""
+    with locked(cache() / "images.lock"):
+        return build_image(DOCKERFILES[tag], tag, build_args={"BASE": build_base()})
+
+
+def image_id(tag: str) -> str:
+    return _buildah("inspect", "--type=image", "--format={{.FromImageID}}", tag).strip()
+
+
+def write_archive(image: str, name: str, archive: Path, present: Mapping[str, int]) -> None:
+    """An OCI archive of an image to import as `name`, without the layers that the importer has.
+
+    Args:
+        image: Tag or id in buildah's store.
+        name: With tag, e.g. localhost/videogen-runner:1.
+        archive: Written.
+        present: Bytes of each blob that the importer has, by digest ("sha256:..").
+    """
+    with tempfile.TemporaryDirectory(prefix="layout-", dir=archive.parent) as folder:
+        layout = Path(folder)
+        blobs = layout / "blobs" / "sha256"
+        blobs.mkdir(parents=True)
+        # buildah does not write a blob that is there. It only looks at names and sizes, so holes in files will do.
+        for digest, size in present.items():
+            with (blobs / digest.removeprefix("sha256:")).open("wb") as file:
+                file.truncate(size)
+        _buildah("push", "--quiet", "--disable-compression", image, f"oci:{layout}:{name}")
+        with tarfile.open(archive, "w") as tar:
+            for path in sorted(layout.rglob("*")):
+                if path.is_file() and f"sha256:{path.name}" not in present:
+                    tar.add(path, path.relative_to(layout))
+
+
+def _exists(tag: str) -> bool:
+    return tag in _buildah("images", "--format={{.Name}}").split()
+
+
+def _mirror() -> str:
+    """The one that this machine installs from, where it is a Debian of that release."""
+    targets = ["apt-get", "indextargets", "--format=$(REPO_URI)", "Created-By: Packages", f"Codename: {DEBIAN}"]
+    found = subprocess.run(targets, check=True, capture_output=True, text=True).stdout.split()
+    return found[0] if found else "http://deb.debian.org/debian"
+
+
+def _shape_like_python_image(root: Path) -> None:
+    """`python` and `pip` by those names, and free to install packages beside Debian's."""
+    (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
+    (root / "usr/local/bin/python3").symlink_to("/usr/bin/python3")
+    for marker in root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
+        marker.unlink()
+    for packages in (root / "var/cache/apt/archives").glob("*.deb"):
+        packages.unlink()
+
+
+@contextmanager
+def _installer_configuration() -> Iterator[dict[str, str]]:
+    """Mounts that let pip and uv in a container reach the package index as this machine does; no layer keeps them."""
+    with tempfile.TemporaryDirectory(prefix="installers-") as name:
+        folder = Path(name)
+        options = _pip_options()
+        bundle = CERTIFICATES / "ca-certificates.crt"
+        pip = [f"{key} = {value}" for key, value in options.items()]
+        (folder / "pip.conf").write_text("\n".join(["[global]", f"cert = {bundle}", *pip]) + "\n")
+        index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or options.get("index-url")
+        uv = ["system-certs = true", *([f"index-url = {json.dumps(index)}"] if index else [])]
+        (folder / "uv.toml").write_text("\n".join(uv) + "\n")
+        yield {
+            str(CERTIFICATES): f"{CERTIFICATES}:ro",
+            str(folder / "pip.conf"): "/etc/pip.conf:ro",
+            str(folder / "uv.toml"): "/etc/uv/uv.toml:ro",
+        }
+
+
+def _pip_options() -> dict[str, str]:
+    """Of pip's configuration files and environment, the latter last, without what only means something here."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True)
+    found = {}
+    for line in listed.stdout.splitlines():
+        key, _, value = line.partition("=")
+        option = key.rpartition(".")[2]
+        if option in INDEX_OPTIONS:
+            found[option] = value.strip("'\"")
+    return found
+
+
+def _buildah(*arguments: str, output: object = subprocess.PIPE) -> str:
+    store = cache() / "buildah"
+    store.mkdir(parents=True, exist_ok=True)
+    command = ["buildah", "--root", str(store), "--runroot", "/run/videogen-buildah", "--storage-driver", "overlay"]
+    done = subprocess.run([*command, *arguments], check=False, stdout=output, stderr=sys.stderr, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"buildah {arguments[0]} ended with {done.returncode}")
+    return done.stdout or ""
+
+
+def main() -> int:
+    if os.geteuid() != 0 or shutil.which("buildah") is None:
+        print("images need root and `make cluster-deps`: tests on a real node will be skipped", file=sys.stderr)
+        return 1 if os.environ.get("CI") else 0
+    for tag in DOCKERFILES:
+        print(tag, build(tag))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The real cluster that tests and people get: one node of our own, or whatever `KUBECONFIG` leads to."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import binaries
+import images
+from cluster import Cluster
+from containers import PAUSE
+from node import node
+
+
+@dataclass(frozen=True)
+class RealCluster(Cluster):
+    """Pods run; images are ready once they have been asked for. Use them with imagePullPolicy IfNotPresent."""
+
+    helm_program: Path
+    host_address: str | None
+    """Where pods reach servers that the tests start, if these listen there; None where the cluster is elsewhere."""
+    busybox_image: str
+    load_image: Callable[[str], str]
+
+    @cached_property
+    def operator_image(self) -> str:
+        return self.load_image(images.OPERATOR)
+
+    @cached_property
+    def runner_image(self) -> str:
+        return self.load_image(images.RUNNER)
+
+    def helm(self, *arguments: str) -> str:
+        """What it prints.
+
+        Raises:
+            HelmError: It ended with anything but 0.
+        """
+        command = [self.helm_program, f"--kubeconfig={self.kubeconfig}", *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise HelmError(done.stderr.strip())
+        return done.stdout
+
+
+class HelmError(RuntimeError):
+    """helm said no; the text is what it wrote to stderr."""
+
+
+@contextmanager
+def real_cluster() -> Iterator[RealCluster]:
+    """Ends everything that it started. node.missing() says where it cannot work, unless KUBECONFIG is set."""
+    kube, helm = binaries.kube(), binaries.helm()
+    if kube is None or helm is None:
+        raise RuntimeError(binaries.NEEDS_GO)
+    elsewhere = os.environ.get("KUBECONFIG")
+    if elsewhere:
+        yield RealCluster(Path(elsewhere), kube, helm, None, "busybox:stable", _published)
+        return
+    with node() as started:
+
+        def load(tag: str) -> str:
+            images.build(tag)
+            return started.load_image(tag)
+
+        yield RealCluster(started.kubeconfig, kube, helm, started.host_address, PAUSE, load)
+
+
+def _published(tag: str) -> str:
+    """Images of a cluster elsewhere must be where its nodes find them: their names are in two variables."""
+    variable = {images.OPERATOR: "VIDEOGEN_OPERATOR_IMAGE", images.RUNNER: "VIDEOGEN_RUNNER_IMAGE"}[tag]
+    name = os.environ.get(variable)
+    if name is None:
+        raise RuntimeError(f"KUBECONFIG is set: name the image that its nodes shall run in {variable}")
+    return name
