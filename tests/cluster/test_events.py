@@ -146,6 +146,21 @@ def test_an_undisturbed_life_is_five_events() -> None:
             (normal("Queued", "queue team-a has not admitted it"),),
         ),
         (
+            status(RECONCILING="Preflight"),
+            status(Phase.PENDING, "waiting for the encoder of another resource", RECONCILING="EncoderWaits"),
+            (normal("EncoderWaits", "waiting for the encoder of another resource"),),
+        ),
+        (
+            status(RECONCILING="Preflight"),
+            status(message="exceeded quota: pods", RECONCILING="QuotaExceeded"),
+            (warning("QuotaExceeded", "exceeded quota: pods"),),
+        ),
+        (
+            status(Phase.FAILED, "model x is unknown", run_id=None, STALLED="InvalidInput", RECONCILING="InvalidInput"),
+            status(Phase.FAILED, "model y is unknown", run_id=None, STALLED="InvalidInput", RECONCILING="InvalidInput"),
+            (warning("InvalidInput", "model y is unknown"),),
+        ),
+        (
             status(Phase.ENCODING),
             status(Phase.GENERATING, "denoising", EMBEDDINGS_READY=TEXT_TRUNCATED),
             (normal("Generating", "denoising"), warning(TEXT_TRUNCATED, f"about {TEXT_TRUNCATED}")),

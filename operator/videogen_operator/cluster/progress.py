@@ -19,11 +19,9 @@ from pydantic import ValidationError
 from videogen_api import naming
 from videogen_api.naming import Stage
 from videogen_api.report import Progress
+from videogen_operator.cluster.slim import INDEX_ANNOTATION
 
 log = logging.getLogger("videogen")
-
-INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
-"""Set by the Job controller on every pod of an Indexed Job."""
 
 _MAX_REPLY_BYTES = 65_536
 _HEAD_END = b"\r\n\r\n"

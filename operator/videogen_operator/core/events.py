@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from videogen_api.naming import Stage
-from videogen_api.status import Condition, ConditionType, Phase, VideoGenerationStatus
+from videogen_api.status import FINISHED_PHASES, Condition, ConditionType, Phase, VideoGenerationStatus
 from videogen_operator.core.observed import WaitingReason
 from videogen_operator.core.summary import TEXT_TRUNCATED
 
@@ -26,6 +26,9 @@ RESUMED = "Resumed"
 RETRYING = "Retrying"
 
 _WORKING_PHASES = (Phase.ENCODING, Phase.GENERATING, Phase.COLLECTING)
+_AT_REST = (*FINISHED_PHASES, Phase.SUSPENDED)
+_ORDERLY_WAITS = (WaitingReason.QUEUED, "EncoderWaits")
+"""Waits that are meant to be: for a queue, and for another one's encoder."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ def _of_attempts(before: VideoGenerationStatus, after: VideoGenerationStatus) ->
 
 
 def _of_phase(before: VideoGenerationStatus, after: VideoGenerationStatus) -> Iterator[EventNote]:
-    if after.phase is None or (after.phase == before.phase and _same_try(before, after)):
+    # A manifest may be refused twice in a row, for two reasons.
+    refused_anew = after.phase == Phase.FAILED and after.message != before.message
+    if after.phase is None or (after.phase == before.phase and _same_try(before, after) and not refused_anew):
         return
     note = after.message or ""
     if after.phase == Phase.FAILED:
@@ -91,9 +96,10 @@ def _of_phase(before: VideoGenerationStatus, after: VideoGenerationStatus) -> It
 def _of_waiting(before: VideoGenerationStatus, after: VideoGenerationStatus) -> Iterator[EventNote]:
     """Something that should run does not, and did not wait for the same reason before."""
     reason = _reason(after, ConditionType.RECONCILING)
-    if reason in set(WaitingReason) and reason != _reason(before, ConditionType.RECONCILING):
-        # A queue is where a Job is meant to wait.
-        event_type = EventType.NORMAL if reason == WaitingReason.QUEUED else EventType.WARNING
+    if reason is None or after.phase in _AT_REST or reason in set(Phase):
+        return
+    if reason != _reason(before, ConditionType.RECONCILING):
+        event_type = EventType.NORMAL if reason in _ORDERLY_WAITS else EventType.WARNING
         yield EventNote(event_type, reason, after.message or "")
 
 
