@@ -27,6 +27,9 @@ class Backend(Protocol):
     def delete(self, group: ObservedGroup) -> None:
         """Ends a group's processes and forgets it; a group that is gone already is fine."""
 
+    def scale(self, group: ObservedGroup, processes: int) -> None:
+        """Gives a group of runners another number of processes; those of the lowest indexes stay."""
+
     def create(self, resource: VideoGeneration, plan: Plan, group: Group) -> None:
         """Starts a group under its deterministic name; one of that name that is ours already is fine."""
 
@@ -61,6 +64,8 @@ def apply(
         backend.write_status(resource, after)
     for stale in decision.delete:
         backend.delete(stale)
+    for scaling in decision.scale:
+        backend.scale(scaling.group, scaling.processes)
     for group in decision.create:
         if plan is None:
             raise AssertionError("only a plan creates groups")

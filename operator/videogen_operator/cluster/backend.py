@@ -99,6 +99,15 @@ class ClusterBackend:
             if kind == JOBS:
                 self._cache.apply(JOBS, None, created)
 
+    def scale(self, group: ObservedGroup, processes: int) -> None:
+        """Kubernetes lets an Indexed Job change both numbers if they stay equal (elastic Indexed Jobs)."""
+        job = self._cache.find(JOBS, group.uid)
+        if job is None:
+            return
+        metadata, spec = job["metadata"], {"completions": processes, "parallelism": processes}
+        changed = self._client.patch(JOBS, metadata["namespace"], metadata["name"], {"spec": spec})
+        self._cache.apply(JOBS, None, {**job, "metadata": changed, "spec": {**job["spec"], **spec}})
+
     def delete(self, group: ObservedGroup) -> None:
         job = self._cache.find(JOBS, group.uid)
         if job is None:

@@ -64,15 +64,14 @@ class PlanBook:
                 self._client.create(CONFIG_MAPS, namespace, manifest)
         self._known[_key(resource)] = frozen
 
-    def delete_others(self, resource: VideoGeneration, keep: FrozenPlan | None) -> None:
-        """Deletes every plan of the resource but one."""
+    def delete_others(self, resource: VideoGeneration, keep_run: str | None) -> None:
+        """Deletes every plan of the resource but those of one run: its pods may yet be started with any of them."""
         namespace, name = _key(resource)
-        kept = naming.plan_name(_prefix(resource, keep.plan.run_id), keep.revision) if keep is not None else None
         selector = f"{naming.LABEL_NAME}={name}"
         for found in self._client.list(CONFIG_MAPS, namespace, label_selector=selector).items:
             metadata = found["metadata"]
             owners = {owner["uid"] for owner in metadata.get("ownerReferences", ())}
-            if resource.metadata.uid in owners and metadata["name"] != kept:
+            if resource.metadata.uid in owners and metadata["labels"].get(naming.LABEL_RUN) != keep_run:
                 self._client.delete(CONFIG_MAPS, namespace, metadata["name"], metadata["uid"])
 
     def forget(self, key: Key) -> None:

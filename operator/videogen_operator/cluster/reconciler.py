@@ -114,8 +114,8 @@ class Reconciler:
         backend = self._backend.on_plan(frozen.revision, frozen.defaults)
         report_at = self._reported.get(key, now - REPORT_EVERY) + REPORT_EVERY
         outcome = apply(resource, frozen.plan, decision, backend, may_report=now >= report_at)
-        if frozen != known and resource.status.plan_revision:
-            self._plans.delete_others(resource, frozen)
+        if resource.status.run_id not in (None, frozen.plan.run_id):
+            self._plans.delete_others(resource, frozen.plan.run_id)
         unreported = not outcome.written and differs(resource.status, outcome.status)
         times = (outcome.wake_at, self._backend.changes_at(key), report_at if unreported else None)
         return replace(outcome, wake_at=min((time for time in times if time is not None), default=None))

@@ -161,6 +161,14 @@ class ObservedGroup:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """A group at work that is to have another number of processes; those that stay do not notice."""
+
+    group: ObservedGroup
+    processes: int
+
+
+@dataclass(frozen=True)
 class Observed:
     """All groups that carry the resource's labels, of whatever run."""
 

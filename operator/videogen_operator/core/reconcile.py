@@ -13,7 +13,7 @@ from videogen_api.resource import VideoGeneration
 from videogen_api.status import FINISHED_PHASES, Attempts, Findings, Phase, VideoGenerationStatus
 from videogen_operator.core.asked import asked_digest, template_digest
 from videogen_operator.core.deadlines import TOO_LONG, children_expire, runs_too_long
-from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup
+from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup, Scaling
 from videogen_operator.core.policies import Ledger
 from videogen_operator.core.stages import Step, next_step
 from videogen_operator.core.summary import summarize
@@ -26,6 +26,7 @@ class Decision:
     create: tuple[Group, ...]
     delete: tuple[ObservedGroup, ...]
     status: VideoGenerationStatus
+    scale: tuple[Scaling, ...] = ()
     forget_plans: bool = False
     """The plan's ConfigMaps have expired with the other children."""
     wake_at: datetime | None = None
@@ -33,7 +34,7 @@ class Decision:
 
     @property
     def acts(self) -> bool:
-        return bool(self.create or self.delete)
+        return bool(self.create or self.scale or self.delete)
 
 
 def reconcile(
@@ -67,7 +68,14 @@ def reconcile(
         alive = tuple(group for group in seen.groups if group.state != GroupState.ENDING)
         return Decision((), (*stale, *alive), summarize(resource, plan, seen, ledger, step, now))
     ledger = ledger if ledger.start_time is not None else ledger.model_copy(update={"start_time": now})
-    outdated = tuple(group for group in seen.groups if _is_outdated(resource, plan, group))
+    # Without claims each runner has a fixed share of the clips, which depends on how many there are.
+    shared = ledger.found is not None and ledger.found.claims
+    scaled = _scale(resource, plan, seen) if shared else ()
+    outdated = tuple(
+        group
+        for group in seen.groups
+        if _is_outdated(resource, plan, group) and all(group is not scaling.group for scaling in scaled)
+    )
     current = Observed(
         tuple(replace(group, state=GroupState.ENDING) if group in outdated else group for group in seen.groups)
     )
@@ -83,7 +91,9 @@ def reconcile(
     status = summarize(resource, plan, current, ledger, step, now)
     due = tuple(_templated(resource, group) for group in step.due)
     deadlines = (step.wake_at, runs_too_long(spec, ledger), children_expire(spec, status))
-    return Decision(due, (*stale, *outdated, *ended), status, wake_at=_earliest(*deadlines))
+    if step.phase in FINISHED_PHASES:
+        scaled = ()
+    return Decision(due, (*stale, *outdated, *ended), status, scaled, wake_at=_earliest(*deadlines))
 
 
 def is_new(resource: VideoGeneration) -> bool:
@@ -137,8 +147,8 @@ def _step(
 def _ledger_of(resource: VideoGeneration, plan: Plan, plan_revision: int, now: datetime) -> VideoGenerationStatus:
     """A fresh status for another run or another try."""
     before = resource.status
-    # Attempts count on within one run, because a child's name is never used twice.
-    attempts = before.attempts if before.run_id == plan.run_id else Attempts()
+    # Attempts count on, because a child's name is never used twice, and a manifest may come back to an earlier run.
+    attempts = before.attempts
     return VideoGenerationStatus(
         run_id=plan.run_id,
         retry=resource.spec.retry,
@@ -176,10 +186,23 @@ def _is_outdated(resource: VideoGeneration, plan: Plan, group: ObservedGroup) ->
         return False
     if group.template and group.template != template_digest(resource.spec, group.stage, group.pool):
         return True
-    if group.stage != Stage.GENERATE:
-        return False
-    replicas = next((pool.replicas for pool in plan.pools if pool.name == group.pool), 0)
-    return replicas != group.size
+    return group.stage == Stage.GENERATE and _replicas(plan, group) != group.size
+
+
+def _scale(resource: VideoGeneration, plan: Plan, seen: Observed) -> tuple[Scaling, ...]:
+    """The pools at work of which nothing but the number of runners has changed."""
+    return tuple(
+        Scaling(group, _replicas(plan, group))
+        for group in seen.groups
+        if group.stage == Stage.GENERATE
+        and group.state == GroupState.RUNNING
+        and group.template == template_digest(resource.spec, group.stage, group.pool)
+        and _replicas(plan, group) not in (0, group.size)
+    )
+
+
+def _replicas(plan: Plan, group: ObservedGroup) -> int:
+    return next((pool.replicas for pool in plan.pools if pool.name == group.pool), 0)
 
 
 def _templated(resource: VideoGeneration, group: Group) -> Group:

@@ -121,6 +121,10 @@ class LocalBackend:
                 self._end(running.processes)
                 del self._groups[name]
 
+    def scale(self, group: ObservedGroup, processes: int) -> None:
+        """Never asked for: one command has one plan, and a worker's folder is made for its index."""
+        raise AssertionError(f"{group.label} cannot have {processes} processes: the plan of a command does not change")
+
     def stop(self) -> None:
         """Ends every process: SIGTERM, so that runners checkpoint and hand back; SIGKILL for those that do not end."""
         self._end([process for running in self._groups.values() for process in running.processes])
