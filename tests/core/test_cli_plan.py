@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -156,12 +156,13 @@ def test_validate_takes_what_a_cluster_would_complete(manifest: Path) -> None:
 
 @pytest.mark.parametrize("command", ["plan", "validate"])
 def test_the_command_answers_within_a_second(manifest: Path, command: str) -> None:
-    # The best of three: what counts is the command, not what else the machine does just then.
+    # Processor time, the best of three: what counts is the command, not what else the machine does just then.
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert videogen(command, manifest).returncode == 0
-        seconds.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
     assert min(seconds) < 1.0
 
