@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "cluster")]
+sys.path.insert(0, str(ROOT))
 
-from control_plane import ControlPlane, control_plane  # noqa: E402 - found through the path above
+from tests.cluster.control_plane import ControlPlane, control_plane  # noqa: E402 - found through the path above
 from tests.cluster.lives import CONFIG, CRD, OPERATOR, SPEC  # noqa: E402
 
 from videogen_api import naming  # noqa: E402

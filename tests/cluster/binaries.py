@@ -1,6 +1,6 @@
 """Builds the cluster's programs from their Go modules, once, into the user's cache.
 
-`python tests/cluster/binaries.py` builds what is missing and prints where it is: minutes when cold, no time when
+`python -m tests.cluster.binaries` builds what is missing and prints where it is: minutes when cold, no time when
 nothing changed. Needs Go; without it every function returns None and the tests that use a cluster are skipped.
 """
 

@@ -12,10 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import binaries
-import control_plane as control_planes
-import node
-import real
+from tests.cluster import binaries, node, real
+from tests.cluster import control_plane as control_planes
 
 
 @pytest.fixture(scope="session")

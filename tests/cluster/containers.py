@@ -6,9 +6,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import busybox
-import images
-from machines import Machine
+from tests.cluster import busybox, images
+from tests.cluster.machines import Machine
 
 PAUSE = "localhost/busybox:test"
 NAMESPACE = "k8s.io"
@@ -96,6 +95,8 @@ class Containers:
             state = "{self.machine.folder / "containerd"}"
             [grpc]
             address = "{self.socket}"
+            [plugins."io.containerd.internal.v1.opt"]
+            path = "{self.machine.folder / "opt"}"
             [plugins."io.containerd.grpc.v1.cri"]
             sandbox_image = "{PAUSE}"
             restrict_oom_score_adj = true

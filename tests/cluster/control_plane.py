@@ -13,9 +13,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import binaries
-from cluster import Cluster, write_kubeconfig
-from processes import Processes, free_port
+from tests.cluster import binaries
+from tests.cluster.cluster import Cluster, write_kubeconfig
+from tests.cluster.processes import Processes, free_port
 
 SERVICES = "10.0.0.0/24"
 READY_SECONDS = 60.0

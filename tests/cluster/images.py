@@ -1,6 +1,6 @@
 """Container images for the test cluster, built by buildah from the project's own Dockerfiles on a base by debootstrap.
 
-`python tests/cluster/images.py` builds both. Needs root and the packages of `make cluster-deps`. buildah keeps every
+`python -m tests.cluster.images` builds them. Needs root and the packages of `make cluster-deps`. buildah keeps every
 layer in the user's cache, so that a change of the sources builds the last layer only.
 """
 
@@ -15,15 +15,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from binaries import cache, locked
+from tests.cluster.binaries import NEEDS_GO, cache, locked
+from tests.store import versitygw
 
 REPOSITORY = Path(__file__).parents[2]
 OPERATOR = "localhost/videogen-operator"
 RUNNER = "localhost/videogen-runner"
+STORE = "localhost/versitygw"
 BASE = "localhost/videogen-base"
 DOCKERFILES = {
     OPERATOR: REPOSITORY / "operator" / "Dockerfile",
     RUNNER: REPOSITORY / "runner" / "Dockerfile",
+    STORE: REPOSITORY / "tests" / "cluster" / "store" / "Dockerfile",
 }
 
 DEBIAN = "bookworm"
@@ -73,9 +76,15 @@ def build_image(dockerfile: Path, tag: str, context: Path = REPOSITORY, build_ar
 
 
 def build(tag: str) -> str:
-    """OPERATOR or RUNNER, as the sources are now; returns the image's id."""
+    """One of DOCKERFILES, as the sources are now; returns the image's id."""
+    context = REPOSITORY
+    if tag == STORE:
+        program = versitygw.build()
+        if program is None:
+            raise RuntimeError(NEEDS_GO)
+        context = program.parent
     with locked(cache() / "images.lock"):
-        return build_image(DOCKERFILES[tag], tag, build_args={"BASE": build_base()})
+        return build_image(DOCKERFILES[tag], tag, context, build_args={"BASE": build_base()})
 
 
 def image_id(tag: str) -> str:
@@ -159,9 +168,12 @@ def _pip_options() -> dict[str, str]:
 
 
 def _buildah(*arguments: str, output: object = subprocess.PIPE) -> str:
-    store = cache() / "buildah"
-    store.mkdir(parents=True, exist_ok=True)
-    command = ["buildah", "--root", str(store), "--runroot", "/run/videogen-buildah", "--storage-driver", "overlay"]
+    store, run = cache() / "buildah", cache() / "buildah-run"
+    for folder in (store, run):
+        folder.mkdir(parents=True, exist_ok=True)
+    # Its mounts, and its notes of them, are its own and end with it, also where it is killed.
+    private = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(run)]
+    command = [*private, "buildah", "--root", str(store), "--runroot", str(run), "--storage-driver", "overlay"]
     done = subprocess.run([*command, *arguments], check=False, stdout=output, stderr=sys.stderr, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"buildah {arguments[0]} ended with {done.returncode}")

@@ -11,23 +11,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from control_plane import ControlPlane
 from tests.cluster.behaviours import Behaviour, SimulatedPod, succeed
+from tests.cluster.control_plane import ControlPlane
 from tests.cluster.crash_proxy import Crash, CrashProxy, When, Write
+from tests.cluster.outcomes import Outcome, outcome_of
 from tests.cluster.simulator import PodSimulator
 from tests.cluster.watching import Watch
 
 from videogen_api import naming
-from videogen_api.status import FINISHED_PHASES, VideoGenerationStatus
+from videogen_api.status import FINISHED_PHASES
 from videogen_operator.cluster.client import KubernetesClient
-from videogen_operator.cluster.resources import CONFIG_MAPS, JOBS, SERVICES, VIDEO_GENERATIONS, Object
+from videogen_operator.cluster.resources import JOBS, VIDEO_GENERATIONS, Object
 
 ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds" / "videogenerations.videogen.dev.yaml"
@@ -47,9 +48,6 @@ SPEC: dict[str, Any] = {
     "runners": [{"name": "cpu", "gpu": {"count": 0}}],
 }
 
-ChildName = tuple[str, ...]
-"""Kind, stage, pool and attempt of a child; a plan's kind and number."""
-
 
 @dataclass(frozen=True)
 class Life:
@@ -59,21 +57,6 @@ class Life:
     spec: dict[str, Any]
     behave: Callable[[SimulatedPod], Behaviour] = lambda _: succeed
     edit: Callable[[Object], Object | None] = lambda _: None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a resource."""
-
-    phase: str | None
-    message: str | None
-    conditions: frozenset[tuple[str, str, str, str]]
-    """Type, status, reason, message."""
-    clips: dict[str, int] | None
-    attempts: dict[str, Any]
-    children: frozenset[ChildName]
-    jobs_created: dict[ChildName, int]
-    """How many objects of that name ever existed."""
 
 
 @dataclass
@@ -262,29 +245,7 @@ class Place:
         return self.outcome()
 
     def outcome(self) -> Outcome:
-        found = self.world.client.get(VIDEO_GENERATIONS, self.namespace, NAME)
-        status = VideoGenerationStatus.model_validate_json(json.dumps(found["status"]))
-        selector = f"{naming.LABEL_NAME}={NAME}"
-        children = [
-            _name_of(kind.kind, child)
-            for kind in (JOBS, SERVICES, CONFIG_MAPS)
-            for child in self.world.client.list(kind, self.namespace, label_selector=selector).items
-            if "deletionTimestamp" not in child["metadata"]
-        ]
-        jobs = [
-            _name_of(JOBS.kind, job)
-            for job in tuple(self.world.seen(self.namespace).jobs.values())
-            if job["metadata"]["labels"].get(naming.LABEL_NAME) == NAME
-        ]
-        return Outcome(
-            phase=status.phase,
-            message=status.message,
-            conditions=frozenset((c.type.value, c.status.value, c.reason, c.message) for c in status.conditions),
-            clips=status.clips.model_dump() if status.clips is not None else None,
-            attempts=status.attempts.model_dump(),
-            children=frozenset(children),
-            jobs_created=dict(Counter(jobs)),
-        )
+        return outcome_of(self.world.client, self.namespace, NAME, self.world.seen(self.namespace).jobs.values())
 
     def _wait(self, is_so: Callable[[], bool]) -> None:
         if not self.world.wait_for(lambda: is_so() or self._has_ended()):
@@ -298,11 +259,3 @@ class Place:
     def _log_tail(self) -> str:
         writes = "\n".join(f"{write.method} {write.path}: {write.code}" for write in self.writes)
         return f"{writes}\n{(self._folder / 'operator.log').read_text()[-3000:]}"
-
-
-def _name_of(kind: str, child: Object) -> ChildName:
-    labels = child["metadata"]["labels"]
-    parts = [labels.get(label) for label in (naming.LABEL_STAGE, naming.LABEL_POOL, naming.LABEL_ATTEMPT)]
-    if kind == CONFIG_MAPS.kind:
-        parts = [child["metadata"]["name"].rpartition("-")[2]]
-    return (kind, *(part for part in parts if part is not None))

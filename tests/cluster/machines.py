@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from processes import Processes
+from tests.cluster.processes import Processes
 
 BRIDGE = "videogen0"
 NETWORK = IPv4Network("10.87.0.0/24")

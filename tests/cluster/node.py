@@ -1,22 +1,18 @@
-"""A real Kubernetes node: containerd, kubelet, kube-proxy and DNS on a machine of their own, with pretended GPUs.
-
-`python tests/cluster/node.py` starts one for use by hand, until Ctrl-C.
-"""
+"""A real Kubernetes node: containerd, kubelet, kube-proxy and DNS on a machine of their own, with pretended GPUs."""
 
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import binaries
-from cluster import Cluster, write_kubeconfig
-from containers import CNI_PLUGINS, Containers
-from control_plane import ControlPlane, control_plane
-from machines import HOST, PODS, Machine, bridge, machine
+from tests.cluster import binaries
+from tests.cluster.cluster import Cluster, write_kubeconfig
+from tests.cluster.containers import CNI_PLUGINS, Containers
+from tests.cluster.control_plane import ControlPlane, control_plane
+from tests.cluster.machines import HOST, PODS, Machine, bridge, machine
 
 NEEDED = ("containerd", "runc", "iptables", "buildah", "debootstrap", "ip", "nsenter", "openssl")
 INSTALL = "a real node needs root and `make cluster-deps`"
@@ -167,11 +163,3 @@ def _cgroup(name: str) -> Iterator[str]:
         for folder in folders:
             for path, _, _ in os.walk(folder, topdown=False):
                 Path(path).rmdir()
-
-
-def main() -> int:
-    reason = missing()
-    if reason is not None:
-        print(reason, file=sys.stderr)
-        return 1
-    raise NotImplementedError

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import binaries
-import images
-from cluster import Cluster
-from containers import PAUSE
-from node import node
+from tests.cluster import binaries, images
+from tests.cluster.cluster import Cluster
+from tests.cluster.containers import PAUSE
+from tests.cluster.node import node
+
+VARIABLES = {
+    images.OPERATOR: "VIDEOGEN_OPERATOR_IMAGE",
+    images.RUNNER: "VIDEOGEN_RUNNER_IMAGE",
+    images.STORE: "VIDEOGEN_STORE_IMAGE",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class RealCluster(Cluster):
     @cached_property
     def runner_image(self) -> str:
         return self.load_image(images.RUNNER)
+
+    @cached_property
+    def store_image(self) -> str:
+        """versitygw, for the chart's embedded store."""
+        return self.load_image(images.STORE)
 
     def helm(self, *arguments: str) -> str:
         """What it prints.
@@ -70,9 +80,8 @@ def real_cluster() -> Iterator[RealCluster]:
 
 
 def _published(tag: str) -> str:
-    """Images of a cluster elsewhere must be where its nodes find them: their names are in two variables."""
-    variable = {images.OPERATOR: "VIDEOGEN_OPERATOR_IMAGE", images.RUNNER: "VIDEOGEN_RUNNER_IMAGE"}[tag]
-    name = os.environ.get(variable)
+    """Images of a cluster elsewhere must be where its nodes find them: their names are in VARIABLES."""
+    name = os.environ.get(VARIABLES[tag])
     if name is None:
-        raise RuntimeError(f"KUBECONFIG is set: name the image that its nodes shall run in {variable}")
+        raise RuntimeError(f"KUBECONFIG is set: name the image that its nodes shall run in {VARIABLES[tag]}")
     return name

@@ -4,17 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import control_plane as control_planes
 import pytest
-from binaries import KUBERNETES
-from cluster import KubectlError
-from control_plane import ControlPlane
-from leftovers import processes_naming, wait_until_ended
+from tests.cluster import control_plane as control_planes
+from tests.cluster.binaries import KUBERNETES
+from tests.cluster.cluster import KubectlError
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.leftovers import processes_naming, wait_until_ended
 
 STARTS_ONE_AND_IS_KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from control_plane import control_plane
+from tests.cluster.control_plane import control_plane
 with control_plane() as plane:
     print(plane.folder, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -61,7 +61,7 @@ def test_nothing_is_left_afterwards() -> None:
 
 
 def test_no_process_outlives_tests_that_were_killed() -> None:
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[2])
     killed = subprocess.run(
         [sys.executable, "-c", STARTS_ONE_AND_IS_KILLED, here], capture_output=True, text=True, check=False
     )

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
-from control_plane import ControlPlane
 from tests.builders import build_plan, build_resource
 from tests.cluster.behaviours import (
     Behaviour,
@@ -18,6 +17,7 @@ from tests.cluster.behaviours import (
     succeed,
     unschedulable,
 )
+from tests.cluster.control_plane import ControlPlane
 from tests.cluster.simulator import PodSimulator, Script, everything_succeeds
 from tests.cluster.watching import Watch
 
