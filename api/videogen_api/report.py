@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import NonNegativeInt, ValidationError, model_validator
 
 from videogen_api import naming
 from videogen_api.errors import ExitCode, Reason
@@ -65,7 +65,7 @@ class Progress(Model):
 class Bitmap(Model):
     """Which of a list's items are there, in few bytes."""
 
-    size: int
+    size: NonNegativeInt
     bits: str
 
     @classmethod
@@ -76,8 +76,21 @@ class Bitmap(Model):
             packed[position // 8] |= flag << (position % 8)
         return cls(size=len(flags), bits=base64.b64encode(zlib.compress(bytes(packed), 9)).decode())
 
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        if len(self._unpack()) != -(-self.size // 8):
+            raise ValueError(f"bits: want those of {self.size} items")
+        return self
+
+    def _unpack(self) -> bytes:
+        try:
+            # One byte more than there should be is enough to see that there are too many.
+            return zlib.decompressobj().decompress(base64.b64decode(self.bits), self.size // 8 + 2)
+        except zlib.error as error:
+            raise ValueError(f"bits: {error}") from error
+
     def flags(self) -> tuple[bool, ...]:
-        packed = zlib.decompress(base64.b64decode(self.bits))
+        packed = self._unpack()
         return tuple(bool(packed[position // 8] >> (position % 8) & 1) for position in range(self.size))
 
     @property

@@ -35,6 +35,7 @@ CallRecorder = Callable[[str, str, int, float], None]
 """Told of every call: verb, plural name of the resource, HTTP status (0: no answer), seconds."""
 
 _TIMEOUT = urllib3.Timeout(connect=5, read=30)
+_TOKEN_SECONDS = 10.0
 _JSON = "application/json"
 _JSON_PATCH = "application/json-patch+json"
 _MERGE_PATCH = "application/merge-patch+json"
@@ -60,6 +61,8 @@ class KubernetesClient:
         # Straight to the one host's connections: the way through the manager looks them up again at every call.
         self._pool = RESTClientObject(configuration).pool_manager.connection_from_url(configuration.host)
         self._record_call = record_call
+        self._token: str | None = None
+        self._token_until = 0.0
 
     @classmethod
     def connect(
@@ -217,7 +220,7 @@ class KubernetesClient:
         if body is not None:
             headers["Content-Type"] = content_type
             content = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
-        token = self._configuration.get_api_key_with_prefix("BearerToken")
+        token = self._bearer_token()
         if token is not None:
             headers["Authorization"] = token
         code = 0
@@ -235,6 +238,15 @@ class KubernetesClient:
         if not 200 <= code < 300:
             raise error_of_reply(f"{method} {path}", code, reply.headers, reply.data)
         return reply.data
+
+
+    def _bearer_token(self) -> str | None:
+        """The configuration's, which comes from a file that is renewed, or from a plug-in; asking it takes a while."""
+        now = time.monotonic()
+        if now >= self._token_until:
+            self._token = self._configuration.get_api_key_with_prefix("BearerToken")
+            self._token_until = now + _TOKEN_SECONDS
+        return self._token
 
 
 def _keep_version(found: Object) -> Object:

@@ -4,7 +4,7 @@ The API server vouches for the shape of its objects, but labels and annotations 
 raises Malformed, and its caller leaves the object out.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
@@ -22,6 +22,10 @@ class Malformed(ValueError):
     """An object that carries our labels does not read like a child of ours; the message names object and field."""
 
 
+# So that a grace period can be added to every time.
+Time = Annotated[AwareDatetime, Field(lt=datetime(9000, 1, 1, tzinfo=UTC))]
+
+
 class _View(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel)
 
@@ -31,7 +35,7 @@ class Condition(_View):
     status: str
     reason: str = ""
     message: str = ""
-    last_transition_time: AwareDatetime | None = None
+    last_transition_time: Time | None = None
 
 
 class Owner(_View):
@@ -55,8 +59,8 @@ class Metadata(_View):
     name: str
     namespace: str
     uid: str
-    creation_timestamp: AwareDatetime
-    deletion_timestamp: AwareDatetime | None = None
+    creation_timestamp: Time
+    deletion_timestamp: Time | None = None
     labels: Labels
     owner_references: tuple[Owner, ...] = ()
 
@@ -70,7 +74,7 @@ class _Conditions(_View):
 
 
 class JobStatus(_Conditions):
-    start_time: AwareDatetime | None = None
+    start_time: Time | None = None
     """Set anew each time that the Job is resumed."""
 
 
@@ -126,9 +130,9 @@ class Event(_View):
     """A core/v1 event; who wrote it decides which of its times are set."""
 
     message: str = ""
-    first_timestamp: AwareDatetime | None = None
-    last_timestamp: AwareDatetime | None = None
-    event_time: AwareDatetime | None = None
+    first_timestamp: Time | None = None
+    last_timestamp: Time | None = None
+    event_time: Time | None = None
 
     @classmethod
     def read(cls, found: Object) -> Self:
