@@ -5,13 +5,13 @@ Pure. The operator asks before it creates anything, `videogen render` before it 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from videogen_api.errors import InvalidInput
 from videogen_api.plan import Plan
 from videogen_api.resource import VideoGeneration
 from videogen_api.spec import Gpu, Pod
-from videogen_operator.cluster.pods import PRODUCT_LABEL, PVC_SCHEME
+from videogen_operator.cluster.pods import PVC_SCHEME
 from videogen_operator.cluster.render import defaults_bytes
 from videogen_operator.config import OperatorConfig
 from videogen_operator.core.defaults import resolve_encoder, resolve_pools
@@ -20,10 +20,6 @@ MAX_CONFIG_MAP_BYTES = 2**20
 
 _CONFIGURATION = "the operator's configuration"
 _CLAIM_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
-_NAME = r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?"
-_LABEL_KEY = re.compile(rf"([a-z0-9]([-.a-z0-9]{{0,251}}[a-z0-9])?/)?{_NAME}")
-_LABEL_VALUE = re.compile(rf"({_NAME})?")
 
 
 def check_for_cluster(resource: VideoGeneration, plan: Plan, config: OperatorConfig) -> None:
@@ -42,7 +38,6 @@ def _problems(resource: VideoGeneration, plan: Plan, config: OperatorConfig) -> 
     for field, pod, gpu in _pods(resource, config):
         yield from _check_allowed(field, pod, config)
         yield from _check_gpu(field, pod, gpu)
-        yield from _check_labels(field, pod, gpu)
     size = len(plan.to_bytes()) + len(defaults_bytes(config.defaults))
     if size > MAX_CONFIG_MAP_BYTES:
         yield (
@@ -133,20 +128,3 @@ def _check_gpu(field: str, pod: Pod, gpu: Gpu) -> Iterator[str]:
     for kind in ("requests", "limits"):
         if pod.resources is not None and gpu.resource in (getattr(pod.resources, kind) or {}):
             yield f"{field}.pod.resources.{kind}: {gpu.resource} does not belong here; set {field}.gpu.count"
-
-
-def _check_labels(field: str, pod: Pod, gpu: Gpu) -> Iterator[str]:
-    maps: dict[str, Mapping[str, str]] = {
-        "pod.labels": pod.labels or {},
-        "pod.nodeSelector": pod.node_selector or {},
-        "gpu.product": {PRODUCT_LABEL: gpu.product or ""},
-    }
-    for name, labels in maps.items():
-        for key, value in labels.items():
-            if not _LABEL_KEY.fullmatch(key):
-                yield f"{field}.{name}: {key!r} is no label key; want a name such as team, or example.com/team"
-            if not _LABEL_VALUE.fullmatch(value):
-                yield (
-                    f"{field}.{name}: {value!r} is no label value; want at most 63 letters, digits, dashes, "
-                    "underscores and dots, a letter or digit at both ends"
-                )

@@ -22,7 +22,7 @@ from videogen_operator.core.observed import Group
 
 COMMAND = ("python", "-m", "videogen_runner.main")
 """An image's own entry point is the `videogen` command."""
-PRODUCT_LABEL = "nvidia.com/gpu.product"
+_PRODUCT_LABEL = "nvidia.com/gpu.product"
 """The node label that NVIDIA's feature discovery writes."""
 USER_ID = 65532
 """Of both images; nobody on the node has it."""
@@ -96,7 +96,7 @@ def render_pod_template(
             "readOnlyRootFilesystem": True,
         },
     }
-    product = {PRODUCT_LABEL: gpu.product} if gpu is not None and gpu.count and gpu.product else {}
+    product = {_PRODUCT_LABEL: gpu.product} if gpu is not None and gpu.count and gpu.product else {}
     overrides = {
         "nodeSelector": product | (pod.node_selector or {}),
         "tolerations": [
@@ -144,7 +144,7 @@ def _workload(resource: VideoGeneration, plan: Plan, group: Group, config: Opera
 
 
 def _pod_of_pool(resource: VideoGeneration, name: str, defaults: Defaults) -> Pod:
-    """Field by field: the resource's own pool, then the cluster's of that name."""
+    """The resource's own pool over the cluster's of that name."""
     pools = (*(defaults.runners or ()), *(resource.spec.runners or ()))
     return _merge_pods(_pod_of_cluster(defaults), *(pool.pod for pool in pools if pool.name == name))
 
@@ -153,11 +153,11 @@ def _pod_of_cluster(defaults: Defaults) -> Pod:
     """Who pulls the images, and as whom pods run: that does not depend on the kind of card, nor on a pool's name."""
     of_pools = (pool.pod for pool in reversed(defaults.runners or ()))
     pod = _merge_pods(*of_pools, defaults.encoder.pod if defaults.encoder is not None else None)
-    return Pod(image_pull_secrets=pod.image_pull_secrets, service_account_name=pod.service_account_name)
+    return Pod.model_construct(image_pull_secrets=pod.image_pull_secrets, service_account_name=pod.service_account_name)
 
 
 def _pod_of_encoder(resource: VideoGeneration, defaults: Defaults) -> Pod:
-    """Field by field: the resource's own, the cluster's, then that of the pool whose cards the encoder takes.
+    """The resource's own over the cluster's, and that over the pod of the pool whose cards the encoder takes.
 
     With cards of its own it runs on other nodes than the pool.
     """
@@ -172,12 +172,19 @@ def _pod_of_encoder(resource: VideoGeneration, defaults: Defaults) -> Pod:
 
 
 def _merge_pods(*pods: Pod | None) -> Pod:
-    """One value out of several, each field the last one that is there."""
+    """One value out of several: maps and lists add up; of a key or field that is there twice, the last counts."""
     fields: dict[str, Any] = {}
     for pod in pods:
-        if pod is not None:
-            fields |= {name: value for name in Pod.model_fields if (value := getattr(pod, name)) is not None}
-    return Pod(**fields)
+        for name in Pod.model_fields if pod is not None else ():
+            before, value = fields.get(name), getattr(pod, name)
+            if isinstance(value, dict):
+                fields[name] = (before or {}) | value
+            elif isinstance(value, tuple):
+                fields[name] = tuple(dict.fromkeys((*(before or ()), *value)))
+            elif value is not None:
+                fields[name] = value
+    # Not checked again: the sum may be longer than what one manifest may say.
+    return Pod.model_construct(**fields)
 
 
 def _claim(plan: Plan) -> str | None:
