@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from videogen_operator.crd import Schema
+from videogen_operator.crd_schema import Schema
 
 _HEAD = """\
 # The resource, field by field

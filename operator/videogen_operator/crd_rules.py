@@ -27,7 +27,10 @@ from videogen_api.spec import (
 
 @dataclass(frozen=True)
 class Rule:
-    """One `x-kubernetes-validations` entry; it must never fail to evaluate, for that would refuse status writes too."""
+    """One `x-kubernetes-validations` entry.
+
+    A rule that fails to evaluate refuses status writes too: one that can may do so only on what it is there to refuse.
+    """
 
     expression: str
     message: str

@@ -15,7 +15,9 @@ from videogen_api.resource import ManifestInvalid, parse_resource
 from videogen_api.spec import Model, VideoGenerationSpec
 from videogen_api.status import VideoGenerationStatus
 from videogen_operator.cli.main import main
-from videogen_operator.crd import build_crd, model_schema
+from videogen_operator.crd import build_crd
+from videogen_operator.crd_rules import RULES
+from videogen_operator.crd_schema import model_schema
 
 ROOT = Path(__file__).parents[2]
 GENERATED = {
@@ -139,6 +141,14 @@ def test_lists_are_replaced_whole_but_pools_and_conditions_have_keys() -> None:
         "spec.runners": ("map", ["name"]),
         "status.conditions": ("map", ["type"]),
     }
+
+
+def test_every_rule_of_the_table_has_found_its_place() -> None:
+    placed = {
+        rule["rule"] for _, schema in schemas(SPEC, "spec") for rule in schema.get("x-kubernetes-validations", ())
+    }
+
+    assert {rule.expression for rules in RULES.values() for rule in rules} <= placed
 
 
 def test_no_rule_stands_at_the_root() -> None:
