@@ -3,6 +3,7 @@ import json
 import tracemalloc
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cluster.child_objects import build_job, build_list, build_pod, build_video_generation
@@ -161,20 +162,11 @@ def test_a_list_replaces_everything_but_what_is_newer() -> None:
     assert cache.apply(JOBS, "MODIFIED", build_job(uid="gone", version=4)) == NOBODY
 
 
-def test_a_list_of_one_namespace_says_nothing_of_the_others() -> None:
-    cache = build_cache()
-    cache.apply(JOBS, "ADDED", build_job())
-    assert cache.prime(JOBS, build_list(version=10), "elsewhere") == NOBODY
-    assert cache.children(FOX) == children_of((build_job(),))
-    assert cache.prime(JOBS, build_list(version=10), "team") == WOKEN
-    assert cache.children(FOX) == Children()
-
-
 def test_a_resync_drops_what_is_gone_and_wakes_whose_it_was() -> None:
     cache = build_cache()
     cache.apply(JOBS, "ADDED", build_job())
     result = cache.resync(JOBS, build_list(version=10))
-    assert (result.keys, result.behind_seconds) == (WOKEN, 0.0)
+    assert (result.keys, result.is_behind, result.behind_seconds) == (WOKEN, False, 0.0)
     assert cache.children(FOX) == Children()
 
 
@@ -233,6 +225,15 @@ def test_nothing_is_remembered_for_ever() -> None:
     cache.resync(VIDEO_GENERATIONS, build_list(version=10))
     kept = (cache._tombstones, cache._owner_of_job, cache._jobs_of_owner, cache._pods_of_job, cache._uid_of_key)
     assert kept == ({}, {}, {}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("resource", "found"), [(VIDEO_GENERATIONS, build_video_generation()), (JOBS, build_job()), (PODS, build_pod())]
+)
+def test_what_is_slim_already_stays_as_it_is(resource: Resource, found: Object) -> None:
+    slimmed = slim(resource, found)
+    assert slim(resource, slimmed) == slimmed
+    assert len(json.dumps(slimmed)) < len(json.dumps(found))
 
 
 @dataclass(frozen=True)

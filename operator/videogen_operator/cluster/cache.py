@@ -48,9 +48,10 @@ class Resync:
 
     keys: frozenset[Key]
     """Those that lost something without the stream saying so."""
+    is_behind: bool
+    """Whether there is a newer object than the stream has delivered."""
     behind_seconds: float
-    """How long a newer object than the stream has delivered has been there, as seen by successive looks; 0: it is
-    up to date. Above 30 s the stream is deaf."""
+    """How long there has been one, as seen by successive looks. Above 30 s the stream is deaf."""
 
 
 class ClusterCache:
@@ -80,18 +81,18 @@ class ClusterCache:
         with self._lock:
             self._remove(resource, uid, None)
 
-    def prime(self, resource: Resource, found: ObjectList, namespace: str | None = None) -> frozenset[Key]:
-        """Takes in a list of all objects (of one namespace): what is not in it, and is not newer, is gone."""
+    def prime(self, resource: Resource, found: ObjectList) -> frozenset[Key]:
+        """Takes in a list of all objects: what is not in it, and is not newer, is gone."""
         with self._lock:
             woken = NOBODY.union(*(self._put(resource, item) for item in found.items))
-            return woken | self._drop_missing(resource, found, namespace)
+            return woken | self._drop_missing(resource, found)
 
-    def resync(self, resource: Resource, found: ObjectList, namespace: str | None = None) -> Resync:
-        """Compares with a list of all objects' metadata (of one namespace), and drops what is gone."""
+    def resync(self, resource: Resource, found: ObjectList) -> Resync:
+        """Compares with a list of all objects' metadata, and drops what is gone."""
         now = self._clock()
         with self._lock:
             self._forget_tombstones(now)
-            keys = self._drop_missing(resource, found, namespace)
+            keys = self._drop_missing(resource, found)
             before, behind = self._behind[resource], {}
             for item in found.items:
                 uid, version = item["metadata"]["uid"], _version_of(item)
@@ -101,7 +102,7 @@ class ClusterCache:
                     missed, since = before.get(uid, (version, now))
                     behind[uid] = (version, since if known < missed else now)
             self._behind[resource] = behind
-        return Resync(keys, max((now - since for _, since in behind.values()), default=0.0))
+        return Resync(keys, bool(behind), max((now - since for _, since in behind.values()), default=0.0))
 
     def keys(self) -> tuple[Key, ...]:
         """Every VideoGeneration that there is."""
@@ -186,15 +187,11 @@ class ClusterCache:
         owner = _owner_of(content) if resource == JOBS else self._owner_of_job.get(_job_of(content) or "")
         return frozenset({owner.key}) if owner is not None else NOBODY
 
-    def _drop_missing(self, resource: Resource, found: ObjectList, namespace: str | None) -> frozenset[Key]:
+    def _drop_missing(self, resource: Resource, found: ObjectList) -> frozenset[Key]:
         listed = {item["metadata"]["uid"] for item in found.items}
         listed_at = int(found.resource_version)
         gone = [
-            uid
-            for uid, entry in self._entries[resource].items()
-            if uid not in listed
-            and entry.version <= listed_at
-            and namespace in (None, entry.content["metadata"]["namespace"])
+            uid for uid, entry in self._entries[resource].items() if uid not in listed and entry.version <= listed_at
         ]
         return NOBODY.union(*(self._remove(resource, uid, None) for uid in gone))
 
