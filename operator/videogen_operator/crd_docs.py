@@ -15,6 +15,9 @@ what breaks one is refused by `kubectl apply` and by `videogen validate` alike, 
 
 Every field of `spec` may be left out unless it says **required**. Defaults are the cluster's (Helm values), then those
 named here; they are never written into the object. `metadata.name` has at most 63 characters.
+
+Before it looks at an object, the API server reads `1.0` as 1 where a whole number is wanted, and drops entries of maps
+that are null. `videogen validate` reads a file as it was written, and refuses both.
 """
 
 
