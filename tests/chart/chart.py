@@ -38,7 +38,9 @@ EVERYTHING: Values = EMBEDDED | {
                 "replicas": 4,
                 "gpu": {"resource": "nvidia.com/gpu", "count": 1, "memory": "16Gi", "product": "Tesla-T4"},
                 "pod": {
-                    "tolerations": [{"key": "gpu", "operator": "Exists", "tolerationSeconds": 31_536_000}],
+                    "tolerations": [
+                        {"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 31_536_000}
+                    ],
                     "resources": {"requests": {"cpu": 4, "memory": "8Gi"}},
                 },
             }
@@ -66,32 +68,33 @@ class Chart:
 
     def lint(self, values: Values) -> str:
         """What `helm lint --strict` says; raises CalledProcessError where it finds fault."""
-        return self._run("lint", "--strict", str(CHART), values=values).stdout
+        return self.run("lint", "--strict", str(CHART), values=values).stdout
 
     def render(self, values: Values | None = None) -> list[Manifest]:
         """All manifests of a release, as `helm install` would send them."""
-        reply = self._run("template", RELEASE, str(CHART), "--namespace", NAMESPACE, values=values or {})
+        reply = self.run("template", RELEASE, str(CHART), "--namespace", NAMESPACE, values=values or {})
         return [manifest for manifest in yaml.safe_load_all(reply.stdout) if manifest]
 
     def refuse(self, values: Values) -> str:
         """Why the values are refused; raises AssertionError where they are not."""
         try:
-            self._run("template", RELEASE, str(CHART), "--namespace", NAMESPACE, values=values)
+            self.run("template", RELEASE, str(CHART), "--namespace", NAMESPACE, values=values)
         except subprocess.CalledProcessError as error:
             return str(error.stderr)
         raise AssertionError(f"these values should be refused: {values}")
 
     def notes(self, values: Values | None = None) -> str:
         """What a person reads after `helm install`."""
-        reply = self._run(
+        reply = self.run(
             "install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=client", values=values or {}
         )
         return reply.stdout.partition("NOTES:\n")[2]
 
-    def _run(self, *arguments: str, values: Values) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, values: Values | None = None) -> subprocess.CompletedProcess[str]:
+        """One helm command, with values where it takes any; raises CalledProcessError where it fails."""
         return subprocess.run(
-            [str(self.helm), *arguments, "--values", "-"],
-            input=json.dumps(values),
+            [str(self.helm), *arguments, *([] if values is None else ["--values", "-"])],
+            input=None if values is None else json.dumps(values),
             capture_output=True,
             text=True,
             check=True,

@@ -57,7 +57,7 @@ def test_every_value_reaches_the_operator(chart: Chart, tmp_path: Path) -> None:
         replicas=4,
         gpu=Gpu(resource="nvidia.com/gpu", count=1, memory="16Gi", product="Tesla-T4"),
         pod=Pod(
-            tolerations=(Toleration(key="gpu", operator="Exists", toleration_seconds=31_536_000),),
+            tolerations=(Toleration(key="gpu", operator="Exists", effect="NoExecute", toleration_seconds=31_536_000),),
             resources=Resources(requests={"cpu": "4", "memory": "8Gi"}),
         ),
     )

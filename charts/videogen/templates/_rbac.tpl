@@ -14,7 +14,7 @@
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [configmaps]  # plans
-  verbs: [create, get, list, watch, delete]
+  verbs: [create, get, list, delete]
 - apiGroups: [""]
   resources: [services]  # one for each encoder group
   verbs: [create, get, delete]
