@@ -3,11 +3,20 @@
 import argparse
 import re
 
+_MAX_PORT = 65535
+
 
 def positive(text: str) -> int:
     """A number of at least 1. argparse turns the error into its usage message."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """A TCP port, or 0 for any free one. argparse turns the error into its usage message."""
+    if not text.isdecimal() or int(text) > _MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; want 0 to {_MAX_PORT}")
     return int(text)
 
 

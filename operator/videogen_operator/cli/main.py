@@ -28,13 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    from videogen_operator.cli import crd, plan, render, run, validate
+    from videogen_operator.cli import crd, operator, plan, render, run, validate
 
     parser = argparse.ArgumentParser(
         prog="videogen", description="Text-to-video generation on Kubernetes or one machine."
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (run, plan, validate, render, crd):
+    for command in (run, plan, validate, render, crd, operator):
         command.add_parser(subparsers)
     subparsers.add_parser("weights", help="convert, inspect or make model weights", add_help=False)
     return parser

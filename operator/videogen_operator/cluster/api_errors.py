@@ -60,6 +60,10 @@ class Unavailable(ApiError):
     pass
 
 
+class NotLeader(ApiError):
+    pass
+
+
 def error_of_reply(request: str, code: int, headers: Mapping[str, str], body: bytes) -> ApiError:
     """The error of a reply whose status is not 2xx; `request` names verb and path in its message."""
     status = _read_status(body)

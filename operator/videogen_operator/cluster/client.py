@@ -25,7 +25,7 @@ from kubernetes.config.kube_config import load_kube_config
 
 from videogen_api import naming
 from videogen_api.errors import ConfigInvalid
-from videogen_operator.cluster.api_errors import Conflict, Gone, NotFound, Unavailable, error_of_reply
+from videogen_operator.cluster.api_errors import Conflict, Gone, NotFound, NotLeader, Unavailable, error_of_reply
 from videogen_operator.cluster.resources import CORE_EVENTS, Object, ObjectList, Resource
 
 PAGE_SIZE = 500
@@ -34,7 +34,8 @@ PAGE_SIZE = 500
 CallRecorder = Callable[[str, str, int, float], None]
 """Told of every call: verb, plural name of the resource, HTTP status (0: no answer), seconds."""
 
-_TIMEOUT = urllib3.Timeout(connect=5, read=30)
+_CONNECT_SECONDS = 5.0
+_REPLY_SECONDS = 30.0
 _TOKEN_SECONDS = 10.0
 _JSON = "application/json"
 _JSON_PATCH = "application/json-patch+json"
@@ -51,7 +52,15 @@ def _keep_all(found: Object) -> Object:
 class KubernetesClient:
     """Every method raises a subclass of ApiError (api_errors.py); nothing is ever sent twice."""
 
-    def __init__(self, configuration: Configuration, *, threads: int, record_call: CallRecorder | None = None) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        threads: int,
+        record_call: CallRecorder | None = None,
+        may_write: Callable[[], bool] | None = None,
+        timeout_seconds: float = _REPLY_SECONDS,
+    ) -> None:
         configuration.connection_pool_maxsize = threads
         # urllib3 would send a write again after a broken connection, without knowing whether it was carried out.
         configuration.retries = urllib3.Retry(total=False, redirect=False, status=False)
@@ -61,16 +70,25 @@ class KubernetesClient:
         # Straight to the one host's connections: the way through the manager looks them up again at every call.
         self._pool = RESTClientObject(configuration).pool_manager.connection_from_url(configuration.host)
         self._record_call = record_call
+        self._may_write = may_write
+        self._timeout = urllib3.Timeout(connect=min(_CONNECT_SECONDS, timeout_seconds), read=timeout_seconds)
         self._token: str | None = None
         self._token_until = 0.0
 
     @classmethod
     def connect(
-        cls, environment: Mapping[str, str], *, threads: int, record_call: CallRecorder | None = None
+        cls,
+        environment: Mapping[str, str],
+        *,
+        threads: int,
+        record_call: CallRecorder | None = None,
+        may_write: Callable[[], bool] | None = None,
+        timeout_seconds: float = _REPLY_SECONDS,
     ) -> "KubernetesClient":
         """A client for the cluster of KUBECONFIG, of the pod that this is, or of ~/.kube/config, in this order.
 
-        `threads` is how many calls at once keep their connection. Raises ConfigInvalid where no cluster is configured.
+        `threads` is how many calls at once keep their connection, `timeout_seconds` how long the server may be silent.
+        Where `may_write` says no, every write raises NotLeader. Raises ConfigInvalid where no cluster is configured.
         """
         configuration = Configuration()
         file = environment.get("KUBECONFIG")
@@ -85,7 +103,13 @@ class KubernetesClient:
             raise ConfigInvalid(
                 f"no cluster to talk to: {error}; run in a pod with a service account, or set KUBECONFIG"
             ) from error
-        return cls(configuration, threads=threads, record_call=record_call)
+        return cls(
+            configuration,
+            threads=threads,
+            record_call=record_call,
+            may_write=may_write,
+            timeout_seconds=timeout_seconds,
+        )
 
     def close(self) -> None:
         self._pool.close()
@@ -223,11 +247,13 @@ class KubernetesClient:
         token = self._bearer_token()
         if token is not None:
             headers["Authorization"] = token
+        if method != "GET" and self._may_write is not None and not self._may_write():
+            raise NotLeader(f"{method} {path}: not sent: this replica does not lead", code=0)
         code = 0
         started = time.perf_counter()
         try:
             reply = self._pool.request(
-                method, self._base_path + path, body=content, headers=headers, timeout=_TIMEOUT, redirect=False
+                method, self._base_path + path, body=content, headers=headers, timeout=self._timeout, redirect=False
             )
             code = reply.status
         except urllib3.exceptions.HTTPError as error:
@@ -238,7 +264,6 @@ class KubernetesClient:
         if not 200 <= code < 300:
             raise error_of_reply(f"{method} {path}", code, reply.headers, reply.data)
         return reply.data
-
 
     def _bearer_token(self) -> str | None:
         """The configuration's, which comes from a file that is renewed, or from a plug-in; asking it takes a while."""

@@ -101,10 +101,10 @@ class KeySchedule(Generic[Key]):
             self._dirty.remove(key)
             self._ready[key] = None
 
-    def retry(self, key: Key, now: float) -> float:
+    def retry(self, key: Key, now: float, at_least: float = 0.0) -> float:
         """Counts one more failure of the key and wakes it after its back-off; returns the seconds."""
         self._failures[key] = self._failures.get(key, 0) + 1
-        seconds = self._backoff.seconds(self._failures[key], self._draw())
+        seconds = max(at_least, self._backoff.seconds(self._failures[key], self._draw()))
         self.wake_at(key, now + seconds)
         return seconds
 
@@ -181,10 +181,10 @@ class WorkQueue(Generic[Key]):
             self._schedule.done(key)
             self._changed.notify()
 
-    def retry(self, key: Key) -> float:
+    def retry(self, key: Key, at_least: float = 0.0) -> float:
         """Wake the key after its back-off, one step longer than the last time; returns the seconds."""
         with self._changed:
-            seconds = self._schedule.retry(key, self._clock())
+            seconds = self._schedule.retry(key, self._clock(), at_least)
             self._changed.notify()
             return seconds
 

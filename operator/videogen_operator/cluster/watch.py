@@ -36,6 +36,7 @@ SELECTORS: Mapping[Resource, str | None] = {
 """What is watched, with the label selector that the API server applies."""
 
 _TURN_SECONDS = 1.0
+_STUCK_SECONDS = 15.0
 _STOP_SECONDS = 10.0
 
 
@@ -74,9 +75,14 @@ class Watcher:
                 self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(_STOP_SECONDS)
 
-    def seconds_since_turn(self) -> float:
-        """Seconds since the event loop last ran; more than a few mean that no event can arrive."""
-        return time.monotonic() - self._turned_at
+    def problem(self) -> str | None:
+        """Why no event can arrive; None: nothing is wrong, or it has not begun. For /livez."""
+        if not self._begun.is_set():
+            return None
+        if not self._thread.is_alive():
+            return "ended"
+        seconds = time.monotonic() - self._turned_at
+        return f"its event loop has not turned for {seconds:.0f} s" if seconds > _STUCK_SECONDS else None
 
     def _run(self) -> None:
         error: BaseException = RuntimeError("the watch streams ended by themselves")
