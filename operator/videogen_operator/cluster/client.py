@@ -224,7 +224,8 @@ class KubernetesClient:
                 items, page = [], {}
                 continue
             found = _load(reply)
-            items += [keep(item) for item in found["items"]]
+            # A list of metadata that is empty has null in its place.
+            items += [keep(item) for item in found["items"] or ()]
             metadata = found["metadata"]
             if not metadata.get("continue"):
                 return ObjectList(tuple(items), metadata["resourceVersion"])
