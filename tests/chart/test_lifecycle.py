@@ -1,9 +1,12 @@
 """Install, upgrade, uninstall and come back, with a real API server."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from tests.chart.chart import EMBEDDED, EVERYTHING, NAMESPACED, TRYOUT, Values
+import yaml
+from tests.chart.chart import CHART, EMBEDDED, EVERYTHING, NAMESPACED, ROOT, TRYOUT, Values
 from tests.chart.installer import CRD, Installer
 
 FOX = """
@@ -86,3 +89,24 @@ def test_the_store_s_pod_is_admitted_under_restricted_pod_security(cleared: Inst
     for deployment in ("vg-videogen", "vg-videogen-store"):
         replicas = "--for=jsonpath={.status.replicas}=1"
         cleared.cluster.kubectl("wait", f"deployment/{deployment}", "-n", "video", replicas, "--timeout=60s")
+
+
+def test_a_tenant_installs_it_without_any_right_on_the_cluster(cleared: Installer) -> None:
+    cleared.cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "videogenerations.videogen.dev.yaml"))
+    golden = Path(__file__).with_name("rbac-namespaced.yaml").read_text(encoding="utf-8")
+    roles = [found for found in yaml.safe_load_all(golden) if found["kind"] == "Role"]
+    rules = [rule for role in roles for rule in role["rules"]]
+    for namespace in ("tenant", "team-a", "team-b"):
+        # Whoever grants rights must hold them; `admin` of the namespace is for everything else.
+        held = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": {"name": "held"},
+            "rules": rules,
+        }
+        cleared.cluster.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(held))
+        for name, role in {"held": "--role=held", "admin": "--clusterrole=admin"}.items():
+            cleared.cluster.kubectl("create", "rolebinding", name, role, "--user=tenant", "-n", namespace)
+    tenant = ("-n", "tenant", "--kube-as-user=tenant", "--kube-as-group=tenants")
+    cleared.helm("install", "mine", str(CHART), *tenant, values=NAMESPACED)
+    cleared.helm("uninstall", "mine", *tenant)
