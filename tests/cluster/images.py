@@ -29,6 +29,9 @@ DOCKERFILES = {
     STORE: REPOSITORY / "tests" / "cluster" / "store" / "Dockerfile",
 }
 
+# Both Dockerfiles copy them; `make builtin-weights` makes the same.
+BUILTIN_WEIGHTS = REPOSITORY / "build" / "weights" / "open-sora-v1.2-tiny"
+
 DEBIAN = "bookworm"
 BASE_PACKAGES = "ca-certificates,python3,python3-pip,python3-venv"
 CERTIFICATES = Path("/etc/ssl/certs")
@@ -84,6 +87,9 @@ def build(tag: str) -> str:
             raise RuntimeError(NEEDS_GO)
         context = program.parent
     with locked(cache() / "images.lock"):
+        if not BUILTIN_WEIGHTS.is_dir():
+            make = ["weights", "random", "--preset", "tiny", "--out", str(BUILTIN_WEIGHTS)]
+            subprocess.run([sys.executable, "-m", "videogen_operator.cli.main", *make], check=True, stdout=sys.stderr)
         return build_image(DOCKERFILES[tag], tag, context, build_args={"BASE": build_base()})
 
 
