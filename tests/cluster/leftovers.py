@@ -1,4 +1,4 @@
-"""What of a cluster still runs, for tests that it ends."""
+"""What of a cluster still runs."""
 
 import threading
 from pathlib import Path

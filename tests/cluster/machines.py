@@ -5,9 +5,12 @@ namespace with its first process. That process dies with the tests, so that noth
 but an idle bridge, which the next one replaces.
 """
 
+import os
+import select
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -21,6 +24,7 @@ PODS = IPv4Network("10.88.0.0/16")
 MACHINES = 3
 
 START_SECONDS = 10.0
+END_SECONDS = 20.0
 # What the kubelet insists on, in a file that it finds in place of the kernel's setting: the machine's stays as it is.
 SYSCTLS = {
     "vm/overcommit_memory": "1",
@@ -84,10 +88,23 @@ def bridge() -> Iterator[None]:
 def machine(number: int, name: str, folder: Path) -> Iterator[Machine]:
     """The number, 1 to MACHINES, makes its addresses. Needs root and a bridge()."""
     processes = Processes(folder)
+    with ExitStack() as ended:
+        ended.callback(processes.end)
+        booted = _boot(number, name, folder, processes)
+        ended.callback(_end, booted)
+        yield booted
+
+
+def _end(machine: Machine) -> None:
+    """Returns when nothing runs in it any more: its first process goes last, once the kernel has ended all others."""
+    first = os.pidfd_open(machine.pid)
     try:
-        yield _boot(number, name, folder, processes)
+        signal.pidfd_send_signal(first, signal.SIGKILL)
+        ended, _, _ = select.select([first], [], [], END_SECONDS)
+        if not ended:
+            raise RuntimeError(f"{machine.name} still runs {END_SECONDS:g} s after its end")
     finally:
-        processes.end()
+        os.close(first)
 
 
 def _boot(number: int, name: str, folder: Path, processes: Processes) -> Machine:

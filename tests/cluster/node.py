@@ -12,7 +12,8 @@ from tests.cluster import binaries
 from tests.cluster.cluster import Cluster, write_kubeconfig
 from tests.cluster.containers import CNI_PLUGINS, Containers
 from tests.cluster.control_plane import ControlPlane, control_plane
-from tests.cluster.machines import HOST, PODS, Machine, bridge, machine
+from tests.cluster.leftovers import wait_until_ended
+from tests.cluster.machines import BRIDGE, HOST, PODS, Machine, bridge, machine
 
 NEEDED = ("containerd", "runc", "iptables", "buildah", "debootstrap", "ip", "nsenter", "openssl")
 INSTALL = "a real node needs root and `make cluster-deps`"
@@ -48,24 +49,42 @@ def missing() -> str | None:
 
 @contextmanager
 def node(*, gpus: int = 8) -> Iterator[Node]:
-    """Ready for pods. Another process of this user that wants one at the same time waits for the end of this one."""
+    """Ready for pods. Another process of this user that wants one at the same time waits for the end of this one.
+
+    Raises:
+        RuntimeError: Something did not start: the text ends with its log. Or something is left at the end: it is named.
+    """
     home = binaries.cache() / "node"
-    with binaries.locked(binaries.cache() / "node.lock"), ExitStack() as stack:
-        # What it holds was written by an earlier one, which has ended: its lock was free.
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir()
-        stack.callback(shutil.rmtree, home, ignore_errors=True)
-        stack.enter_context(bridge())
-        plane = stack.enter_context(control_plane(address=str(HOST), nodes=["node1"], scheduler=True))
-        cgroup = stack.enter_context(_cgroup("videogen-node1"))
-        host = stack.enter_context(machine(1, "node1", home))
-        containers = Containers(host, binaries.cache() / "containerd")
-        containers.start()
-        _start_kubelet(plane, host, containers, cgroup)
-        _start_network(plane, host)
-        _wait_until_ready(plane, host)
-        _pretend_gpus(plane, host, gpus)
-        yield Node(plane.kubeconfig, plane.kube, plane, host, containers, str(HOST))
+    with binaries.locked(binaries.cache() / "node.lock"):
+        with ExitStack() as stack:
+            # What it holds was written by an earlier one, which has ended: its lock was free.
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir()
+            stack.callback(shutil.rmtree, home)
+            stack.enter_context(bridge())
+            plane = stack.enter_context(control_plane(address=str(HOST), nodes=["node1"], scheduler=True))
+            cgroup = stack.enter_context(_cgroup("node1"))
+            host = stack.enter_context(machine(1, "node1", home))
+            containers = Containers(host, binaries.cache() / "containerd")
+            yield _start(plane, host, containers, cgroup, gpus)
+        left = _leftovers(home)
+        if left:
+            raise RuntimeError(f"the node has ended, but this is left: {', '.join(left)}")
+
+
+def _start(plane: ControlPlane, host: Machine, containers: Containers, cgroup: str, gpus: int) -> Node:
+    containers.start()
+    _start_kubelet(plane, host, containers, cgroup)
+    _start_network(plane, host)
+    _wait_until_ready(plane, host)
+    _pretend_gpus(plane, host, gpus)
+    return Node(plane.kubeconfig, plane.kube, plane, host, containers, str(HOST))
+
+
+def _leftovers(home: Path) -> list[str]:
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(home) in line]
+    folders = [home, Path("/sys/class/net", BRIDGE), *_cgroup_folders("node1")]
+    return [*wait_until_ended(home), *mounts, *(str(folder) for folder in folders if folder.exists())]
 
 
 def _start_kubelet(plane: ControlPlane, host: Machine, containers: Containers, cgroup: str) -> None:
@@ -150,16 +169,26 @@ def _pretend_gpus(plane: ControlPlane, host: Machine, gpus: int) -> None:
     plane.kubectl("patch", "node", host.name, "--subresource=status", "--type=json", f"--patch={json.dumps(patch)}")
 
 
+def _cgroup_folders(name: str) -> list[Path]:
+    """Those of a node, one in every hierarchy."""
+    mounts = [line.split(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [
+        Path(left.split()[4]) / _cgroup_of(name) for left, right in mounts if right.split()[0] in {"cgroup", "cgroup2"}
+    ]
+
+
+def _cgroup_of(name: str) -> str:
+    return f"videogen-{name}"
+
+
 @contextmanager
 def _cgroup(name: str) -> Iterator[str]:
-    """A cgroup of its own for all pods, in every hierarchy; pods that were killed leave theirs behind in it."""
-    mounts = [line.split(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    folders = [Path(left.split()[4]) / name for left, right in mounts if right.split()[0] in {"cgroup", "cgroup2"}]
-    for folder in folders:
+    """One for all pods of a node; pods that were killed leave theirs behind in it."""
+    for folder in _cgroup_folders(name):
         folder.mkdir(exist_ok=True)
     try:
-        yield f"/{name}"
+        yield f"/{_cgroup_of(name)}"
     finally:
-        for folder in folders:
+        for folder in _cgroup_folders(name):
             for path, _, _ in os.walk(folder, topdown=False):
                 Path(path).rmdir()
