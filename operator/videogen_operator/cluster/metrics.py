@@ -97,9 +97,7 @@ class OperatorMetrics:
         self._calls = Counter(
             "api_calls_total", "Calls of the API server; code 0: no answer.", ["verb", "resource", "code"]
         )
-        self._call_seconds = Histogram(
-            "api_call_seconds", "Seconds that a call of the API server took.", ["verb", "resource"]
-        )
+        self._call_seconds = Histogram("api_call_seconds", "Seconds that a call of the API server took.", ["verb"])
         self.readings: list[Reading] = []
 
     def record_pass(self, result: str, seconds: float) -> None:
@@ -109,7 +107,7 @@ class OperatorMetrics:
     def record_call(self, verb: str, resource: str, code: int, seconds: float) -> None:
         """Fits client.CallRecorder."""
         self._calls.add(verb, resource, str(code))
-        self._call_seconds.observe(seconds, verb, resource)
+        self._call_seconds.observe(seconds, verb)
 
     def render(self) -> str:
         families: tuple[Counter | Histogram | Reading, ...] = (

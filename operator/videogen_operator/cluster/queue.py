@@ -51,8 +51,8 @@ class KeySchedule(Generic[Key]):
         self._ready: dict[Key, None] = {}  # in the order of their wakes
         self._active: set[Key] = set()
         self._dirty: set[Key] = set()
-        self._due: dict[Key, float] = {}
-        self._timers: list[tuple[float, int, Key]] = []  # a heap; an entry that is not what `_due` says is void
+        self._timer_of: dict[Key, tuple[float, int, Key]] = {}
+        self._timers: list[tuple[float, int, Key]] = []  # a heap; a timer that is not its key's is void
         self._num_timers = 0  # ever made: keys of one time keep the order of their wakes, and are never compared
         self._failures: dict[Key, int] = {}
 
@@ -73,13 +73,14 @@ class KeySchedule(Generic[Key]):
 
     def wake_at(self, key: Key, due: float) -> None:
         """Wake the key at a time; of several times the earliest counts."""
-        if due < self._due.get(key, float("inf")):
-            self._due[key] = due
-            self._num_timers += 1
-            heapq.heappush(self._timers, (due, self._num_timers, key))
-            if len(self._timers) > 2 * len(self._due) + _FEW_TIMERS:
-                self._timers = [timer for timer in self._timers if self._due.get(timer[2]) == timer[0]]
-                heapq.heapify(self._timers)
+        before = self._timer_of.get(key)
+        if before is not None and before[0] <= due:
+            return
+        self._num_timers += 1
+        self._timer_of[key] = (due, self._num_timers, key)
+        heapq.heappush(self._timers, self._timer_of[key])
+        if len(self._timers) > 2 * len(self._timer_of) + _FEW_TIMERS:
+            self._timers = sorted(self._timer_of.values())
 
     def take(self, now: float) -> Key | None:
         """The key that has been ready longest, now active; None where none is ready."""
@@ -88,7 +89,7 @@ class KeySchedule(Generic[Key]):
             return None
         key = next(iter(self._ready))
         del self._ready[key]
-        self._due.pop(key, None)
+        self._timer_of.pop(key, None)
         self._active.add(key)
         return key
 
@@ -123,12 +124,12 @@ class KeySchedule(Generic[Key]):
         self._drop_void_timers()
         while self._timers and self._timers[0][0] <= now:
             key = heapq.heappop(self._timers)[2]
-            del self._due[key]
+            del self._timer_of[key]
             self.wake(key)
             self._drop_void_timers()
 
     def _drop_void_timers(self) -> None:
-        while self._timers and self._due.get(self._timers[0][2]) != self._timers[0][0]:
+        while self._timers and self._timer_of.get(self._timers[0][2]) is not self._timers[0]:
             heapq.heappop(self._timers)
 
 
