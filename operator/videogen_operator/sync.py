@@ -11,7 +11,7 @@ from videogen_api.plan import Plan
 from videogen_api.resource import VideoGeneration
 from videogen_api.status import VideoGenerationStatus
 from videogen_operator.core.observed import Group, Observed, ObservedGroup
-from videogen_operator.core.reconcile import Decision, reconcile
+from videogen_operator.core.reconcile import Decision, is_new, reconcile
 from videogen_operator.core.writes import differs, is_news, ledger_changed
 
 
@@ -56,14 +56,18 @@ def apply(
     """Carries out a decision. `plan` is None for one that creates nothing; `may_report`: mere progress may be written.
 
     The ledger goes before the act: a crash between the two makes the same attempt, or the next one, never two of them.
+    Only what a new try finds of older ones goes even before that: were it left over, its failures would count again.
     """
     before, after = resource.status, decision.status
     told = resource.model_copy(update={"status": after})
+    begins = is_new(resource)
+    if begins:
+        _delete(decision, backend)
     first = ledger_changed(before, after) or bool(decision.delete and differs(before, after))
     if first:
         backend.write_status(resource, after)
-    for stale in decision.delete:
-        backend.delete(stale)
+    if not begins:
+        _delete(decision, backend)
     for scaling in decision.scale:
         backend.scale(scaling.group, scaling.processes)
     for group in decision.create:
@@ -76,3 +80,8 @@ def apply(
     if due:
         backend.write_status(resource, after)
     return Outcome(after, written=due, wake_at=decision.wake_at)
+
+
+def _delete(decision: Decision, backend: Backend) -> None:
+    for stale in decision.delete:
+        backend.delete(stale)

@@ -157,6 +157,12 @@ class SimulatedCluster:
             if (life.run_id, life.group.label) == (group.run_id, group.label) and life.deleted is None:
                 self._lives[position] = replace(life, deleted=self.now)
 
+    def scale(self, group: ObservedGroup, processes: int) -> None:
+        """The processes that stay go on as before."""
+        for position, life in enumerate(self._lives):
+            if (life.run_id, life.group.label) == (group.run_id, group.label):
+                self._lives[position] = replace(life, group=replace(life.group, processes=processes))
+
     def next_change(self) -> datetime | None:
         """When something can be seen that cannot be seen now."""
         moments = [moment for life in self._lives for moment in (life.ends, life.gone)]
@@ -221,6 +227,8 @@ def simulate(
         decision = reconcile(resource, plan, cluster.observe(), cluster.now)
         for stale in decision.delete:
             cluster.delete(stale)
+        for scaling in decision.scale:
+            cluster.scale(scaling.group, scaling.processes)
         for group in decision.create:
             cluster.create(plan, group)
         status = decision.status

@@ -1,0 +1,291 @@
+"""Whole lives on a simulated cluster: any mixture of failures, edits and stops of the operator, and what always holds.
+
+What must hold at every single write (no name used twice, no two attempts at work, attempts that only rise, the ledger
+and the plan before what needs them) is asserted in world.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.builders import NOW, build_plan, build_resource
+from tests.core.world import Edit, Spec, World, build_spec, cpu_pool
+
+from videogen_api.errors import ExitCode
+from videogen_api.status import FINISHED_PHASES, Phase
+from videogen_operator.cli.main import main
+from videogen_operator.core.simulate import Fate, FateOf, Moment, as_planned, simulate
+from videogen_operator.core.totals import totals_of
+from videogen_operator.core.writes import REPORT_EVERY
+
+LABELS = [
+    f"{name}-{attempt}"
+    for name in ("preflight", "encode", "generate-a", "generate-b", "collect")
+    for attempt in (1, 2, 3)
+]
+WORK_SECONDS = 15.0
+DEADLINE = {"startDeadlineSeconds": 30}
+
+
+def told(**script: Fate) -> FateOf:
+    """Groups end as the script says, by label with underscores; where it says nothing they do their work."""
+    return lambda group: script.get(group.label.replace("-", "_"), Fate(WORK_SECONDS))
+
+
+WELL = told()
+
+
+def edit(seconds: float, **fields: Any) -> Edit:
+    return seconds, lambda spec: {**spec, **fields}
+
+
+def drop(seconds: float, field: str) -> Edit:
+    return seconds, lambda spec: {key: value for key, value in spec.items() if key != field}
+
+
+def prompt(text: str, name: str = "fox") -> list[Spec]:
+    return [{"name": name, "text": text, "seed": 1, "samples": 2}]
+
+
+# One run, played through.
+
+
+def lines(moments: tuple[Moment, ...]) -> list[tuple[float, Phase, list[str], list[str]]]:
+    return [
+        (
+            (moment.time - NOW).total_seconds(),
+            moment.phase,
+            [group.label for group in moment.created],
+            [group.label for group in moment.deleted],
+        )
+        for moment in moments
+    ]
+
+
+def test_a_run_takes_the_time_that_its_plan_predicts() -> None:
+    plan = build_plan(pools=(("a", 1), ("b", 1)))
+    moments = simulate(build_resource(), plan, as_planned(plan), NOW)
+    assert lines(moments) == [
+        (0.0, Phase.PREFLIGHT, ["preflight-1"], []),
+        (0.0, Phase.ENCODING, ["encode-1"], []),
+        (10.0, Phase.GENERATING, ["generate-a-1", "generate-b-1"], []),
+        (20.0, Phase.COLLECTING, ["collect-1"], []),
+        (20.0, Phase.SUCCEEDED, [], []),
+    ]
+    assert (moments[-1].time - NOW).total_seconds() == totals_of(plan).seconds
+
+
+def test_a_failure_is_tried_again_after_its_back_off() -> None:
+    fate_of = told(encode_1=Fate(1.0, exit_code=ExitCode.STORE_UNAVAILABLE))
+    moments = simulate(build_resource(), build_plan(), fate_of, NOW)
+    started = [(seconds, created) for seconds, _, created, _ in lines(moments) if created]
+    assert started[:3] == [(0.0, ["preflight-1"]), (15.0, ["encode-1"]), (26.0, ["encode-2"])]
+    assert moments[-1].phase == Phase.SUCCEEDED
+
+
+def test_a_group_that_never_starts_is_given_up_and_its_room_awaited() -> None:
+    fate_of = told(generate_local_1=Fate(starts=False))
+    moments = simulate(build_resource(schedule={"startDeadlineSeconds": 100}), build_plan(), fate_of, NOW)
+    given_up = next(moment for moment in moments if moment.deleted)
+    again = next(moment for moment in moments if [group.label for group in moment.created] == ["generate-local-2"])
+    assert 100 <= (given_up.time - NOW).total_seconds() - 30 < 110
+    assert (again.time - given_up.time).total_seconds() == 5
+    assert "no node has room for generate-local-1" in given_up.message
+
+
+def test_a_run_that_would_wait_for_ever_is_told_up_to_there() -> None:
+    moments = simulate(build_resource(), build_plan(), told(encode_1=Fate(starts=False)), NOW)
+    assert (moments[-1].phase, moments[-1].message) == (
+        Phase.ENCODING,
+        "encoding prompts; no node has room for encode-1",
+    )
+    suspended = simulate(build_resource(suspend=True), build_plan(), told(), NOW)
+    assert [(moment.phase, moment.created) for moment in suspended] == [(Phase.SUSPENDED, ())]
+
+
+def test_the_command_shows_when_each_stage_starts(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "fox.yaml"
+    path.write_text(
+        "apiVersion: videogen.dev/v1alpha1\nkind: VideoGeneration\nmetadata: {name: fox}\n"
+        "spec:\n"
+        "  prompts: [{text: a red fox, samples: 2}]\n"
+        "  runners: [{name: t4, replicas: 2, gpu: {product: Tesla-T4}}]\n"
+    )
+    assert main(["plan", str(path), "--simulate"]) == ExitCode.OK
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-6:]]
+    assert rows[0] == ["AFTER", "PHASE", "STARTS", "MESSAGE"]
+    assert [next(word for word in row if word[0].isupper()) for row in rows[1:]] == [
+        "Preflight",
+        "Encoding",
+        "Generating",
+        "Collecting",
+        "Succeeded",
+    ]
+    assert "generate-t4-1 (2 pods)" in " ".join(rows[3])
+
+
+# Lives that are stopped after any single write.
+
+
+@dataclass(frozen=True)
+class Script:
+    spec: Spec
+    fate_of: FateOf = WELL
+    edits: tuple[Edit, ...] = ()
+
+    def play(self, stops: frozenset[int] = frozenset(), outage_seconds: float = 0.0) -> World:
+        world = World(self.spec, self.fate_of, edits=self.edits, stops=stops, outage_seconds=outage_seconds)
+        world.live(most_passes=400)
+        return world
+
+
+FAILS = Fate(WORK_SECONDS, exit_code=ExitCode.INTERNAL)
+HANGS = Fate(starts=False)
+SCRIPTS = {
+    "undisturbed": Script(build_spec()),
+    "two pools": Script(build_spec(cpu_pool("a"), cpu_pool("b", 2))),
+    "children expire": Script(build_spec(ttlSecondsAfterFinished=100)),
+    "failures": Script(build_spec(), told(preflight_1=FAILS, encode_1=FAILS, generate_a_1=FAILS, collect_1=FAILS)),
+    "final failure": Script(build_spec(retries=0), told(generate_a_1=FAILS)),
+    "another try": Script(
+        build_spec(retries=1),
+        told(encode_1=FAILS, encode_2=FAILS, encode_3=FAILS),
+        (edit(150, retry="1"),),
+    ),
+    "missing embedding": Script(
+        build_spec(), told(generate_a_1=Fate(WORK_SECONDS, exit_code=ExitCode.EMBEDDING_MISSING))
+    ),
+    "late start": Script(build_spec(schedule=DEADLINE), told(encode_1=HANGS, generate_a_1=HANGS)),
+    "no start": Script(build_spec(schedule=DEADLINE, retries=1), told(encode_1=HANGS, encode_2=HANGS)),
+    "too long": Script(build_spec(schedule={"activeDeadlineSeconds": 40})),
+    "vanishing": Script(build_spec(), told(encode_1=Fate(25.0, vanishes=True), generate_a_1=Fate(25.0, vanishes=True))),
+    "suspended": Script(build_spec(), WELL, (edit(20, suspend=True), drop(60, "suspend"))),
+    "suspended and ended": Script(build_spec(), WELL, (edit(50, suspend=True), drop(51, "suspend"))),
+    "other clips": Script(build_spec(), WELL, (edit(40, prompts=prompt("a blue fox")),)),
+    "other clips and back": Script(
+        build_spec(), WELL, (edit(40, prompts=prompt("a blue fox")), edit(42, prompts=prompt("a red fox")))
+    ),
+    "more runners": Script(build_spec(), WELL, (edit(40, runners=[cpu_pool("a", 3)]),)),
+    "other pods": Script(build_spec(), WELL, (edit(40, runners=[cpu_pool("a", pod={"labels": {"a": "b"}})]),)),
+    "another pool": Script(build_spec(), WELL, (edit(40, runners=[cpu_pool("b")]),)),
+    "edit after the end": Script(build_spec(), WELL, (edit(100, prompts=prompt("a blue fox")),)),
+}
+
+
+def tell(world: World) -> dict[str, Any]:
+    """How a life ended, without the times."""
+    status = world.status
+    return {
+        "phase": status.phase,
+        "message": status.message,
+        "conditions": [(each.type, each.status, each.reason) for each in status.conditions],
+        "attempts": status.attempts,
+        "clips": status.clips,
+        "plan": (status.run_id, status.plan_revision),
+        "failures": status.failures,
+        "created": dict(world.groups),
+        "left": [(group.run_id, group.label, group.state) for group in world.cluster.observe().groups],
+        "plans": world.plans,
+    }
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_an_operator_that_stops_after_any_write_ends_where_it_would_have_ended(script: Script) -> None:
+    undisturbed = script.play()
+    for write, what in enumerate(undisturbed.writes, start=1):
+        assert tell(script.play(frozenset({write}))) == tell(undisturbed), f"stopped after write {write}: {what}"
+
+
+def test_an_operator_that_stops_after_every_write_still_comes_to_the_end() -> None:
+    undisturbed = SCRIPTS["undisturbed"].play()
+    assert tell(SCRIPTS["undisturbed"].play(frozenset(range(1, 1000)), 30.0)) == tell(undisturbed)
+
+
+@pytest.mark.parametrize(("pools", "budget"), [(("a",), 14), (("a", "b"), 16), (("a", "b", "c", "d"), 20)])
+def test_a_life_takes_few_writes(pools: tuple[str, ...], budget: int) -> None:
+    world = Script(build_spec(*map(cpu_pool, pools))).play()
+    counted = [write for write in world.writes if write != "progress"]
+    encoders_service = 1
+    assert len(counted) + encoders_service <= budget
+    assert world.writes.count("progress") <= world.seconds / REPORT_EVERY.total_seconds() + 1
+
+
+# Anything at all.
+
+
+def fates() -> st.SearchStrategy[Fate]:
+    seconds = st.integers(0, 40).map(float)
+    # What vanishes before anybody could write down that it existed cannot be told from what was never made.
+    seen = st.integers(int(REPORT_EVERY.total_seconds()) + 1, 40).map(float)
+    killed = st.just(137)
+    return st.one_of(
+        st.builds(Fate, seconds, exit_code=st.sampled_from([*ExitCode, 1, 134, 137, 139])),
+        st.builds(Fate, seconds, loses_report=st.just(True)),
+        st.builds(Fate, seconds, exit_code=killed, oom_killed=st.just(True)),
+        st.builds(Fate, seconds, exit_code=killed, disrupted=st.just(True)),
+        st.builds(Fate, starts=st.just(False)),
+        st.builds(Fate, seen, vanishes=st.just(True)),
+    )
+
+
+def edits() -> st.SearchStrategy[Edit]:
+    changes: list[Callable[[float], Edit]] = [
+        lambda at: edit(at, suspend=True),
+        lambda at: edit(at, suspend=False),
+        lambda at: edit(at, retry="1"),
+        lambda at: edit(at, retry="2"),
+        lambda at: edit(at, retries=0),
+        lambda at: edit(at, retries=5),
+        lambda at: edit(at, ttlSecondsAfterFinished=0),
+        lambda at: edit(at, ttlSecondsAfterFinished=100),
+        lambda at: edit(at, runners=[cpu_pool("a", 2)]),
+        lambda at: edit(at, runners=[cpu_pool("a"), cpu_pool("b")]),
+        lambda at: edit(at, runners=[cpu_pool("b"), cpu_pool("a", 0)]),
+        lambda at: edit(at, runners=[cpu_pool("a", pod={"labels": {"team": "red"}})]),
+        lambda at: edit(at, encoder={"gpu": {"count": 0}, "pod": {"labels": {"team": "red"}}}),
+        lambda at: edit(at, prompts=prompt("a red fox", name="renamed")),
+        lambda at: edit(at, prompts=prompt("a red fox")),
+        lambda at: edit(at, prompts=prompt("a blue fox")),
+        lambda at: edit(at, schedule={**DEADLINE, "activeDeadlineSeconds": 50}),
+        lambda at: edit(at, schedule={**DEADLINE, "queue": "team-a"}),
+    ]
+    return st.builds(lambda at, change: change(float(at)), st.integers(0, 200), st.sampled_from(changes))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    fates=st.dictionaries(st.sampled_from([label.replace("-", "_") for label in LABELS]), fates(), max_size=6),
+    changes=st.lists(edits(), max_size=4),
+    pools=st.sampled_from([("a",), ("a", "b")]),
+    retries=st.integers(0, 3),
+    stops=st.frozensets(st.integers(1, 40), max_size=3),
+    outage=st.integers(0, 90),
+)
+def test_whatever_happens_a_life_keeps_its_rules_and_comes_to_an_end(
+    fates: dict[str, Fate],
+    changes: list[Edit],
+    pools: tuple[str, ...],
+    retries: int,
+    stops: frozenset[int],
+    outage: int,
+) -> None:
+    spec = build_spec(*map(cpu_pool, pools), retries=retries, schedule=DEADLINE)
+    resumed = edit(250, suspend=False)
+    world = Script(spec, told(**fates), (*changes, resumed)).play(stops, float(outage))
+    assert world.status.phase in FINISHED_PHASES
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    pools=st.sampled_from([("a",), ("a", "b")]),
+    stops=st.frozensets(st.integers(1, 25), max_size=10),
+    outage=st.integers(0, 90),
+)
+def test_stops_alone_change_nothing_however_many_they_are(
+    pools: tuple[str, ...], stops: frozenset[int], outage: int
+) -> None:
+    script = Script(build_spec(*map(cpu_pool, pools)))
+    assert tell(script.play(stops, float(outage))) == tell(script.play())

@@ -1,0 +1,206 @@
+"""One resource under an operator that may stop after any write, on a simulated cluster and a simulated clock.
+
+What the API server would keep is durable here: the resource with its status, the plans, the groups. What the operator
+has in memory is lost when it stops. A pass is that of cluster/reconciler.py, without what only a cluster has. Whatever
+must hold at every single write is asserted where it is written.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from tests.builders import NOW
+
+from videogen_api.plan import Plan
+from videogen_api.resource import VideoGeneration, parse_resource
+from videogen_api.spec import ModelRef, Storage
+from videogen_api.status import FINISHED_PHASES, Attempts, VideoGenerationStatus
+from videogen_operator.core.defaults import Defaults
+from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup
+from videogen_operator.core.planner import make_plan
+from videogen_operator.core.reconcile import is_new, reconcile, settle
+from videogen_operator.core.simulate import FateOf, SimulatedCluster
+from videogen_operator.core.writes import REPORT_EVERY, differs, is_news
+from videogen_operator.sync import Outcome, apply
+
+Spec = dict[str, Any]
+Edit = tuple[float, Callable[[Spec], Spec]]
+"""So many seconds after the first pass, the manifest is changed."""
+
+_DEFAULTS = Defaults(storage=Storage(url="s3://videos"), model=ModelRef(name="open-sora-v1.2-tiny", weights="builtin"))
+
+
+class Stopped(Exception):
+    """The operator's process is gone."""
+
+
+def build_spec(*pools: Spec, **fields: Any) -> Spec:
+    prompts = [{"name": "fox", "text": "a red fox", "seed": 1, "samples": 2}]
+    video = {"size": {"width": 64, "height": 64}, "frames": 17}
+    return {"prompts": prompts, "video": video, "runners": list(pools or [cpu_pool("a")]), **fields}
+
+
+def cpu_pool(name: str, replicas: int = 1, **fields: Any) -> Spec:
+    return {"name": name, "replicas": replicas, "gpu": {"count": 0}, **fields}
+
+
+@lru_cache(maxsize=256)
+def _read(spec: str) -> tuple[VideoGeneration, Plan]:
+    metadata = {"name": "test", "uid": "u1"}
+    manifest = {"apiVersion": "videogen.dev/v1alpha1", "kind": "VideoGeneration", "metadata": metadata}
+    resource = parse_resource({**manifest, "spec": json.loads(spec)})
+    return resource, make_plan(resource, _DEFAULTS)
+
+
+class World:
+    """A resource's life. Raises AssertionError for a write that must never be made."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        fate_of: FateOf,
+        *,
+        edits: Sequence[Edit] = (),
+        stops: frozenset[int] = frozenset(),
+        outage_seconds: float = 30.0,
+    ) -> None:
+        self.cluster = SimulatedCluster(fate_of, NOW)
+        self.writes: list[str] = []
+        self.groups: Counter[tuple[str, str]] = Counter()
+        """How often each name was created, by run."""
+        self._spec = spec
+        self._plan: Plan
+        self._edits = sorted(edits, key=lambda edit: edit[0])
+        self._stops = stops
+        self._outage = timedelta(seconds=outage_seconds)
+        self._status = VideoGenerationStatus()
+        self._generation = 0
+        self._plans: dict[tuple[str, int], Plan] = {}
+        self._reported: datetime | None = None
+        self._apply(spec)
+
+    @property
+    def status(self) -> VideoGenerationStatus:
+        return self._status
+
+    @property
+    def plans(self) -> list[tuple[str, int]]:
+        """Run and revision of every plan that is kept."""
+        return sorted(self._plans)
+
+    @property
+    def seconds(self) -> float:
+        return (self.cluster.now - NOW).total_seconds()
+
+    def live(self, *, most_passes: int) -> None:
+        """Passes until the run is finished and nothing more would ever happen."""
+        for _ in range(most_passes):
+            while self._edits and self._edits[0][0] <= self.seconds:
+                self._apply(self._edits.pop(0)[1](self._spec))
+            count = len(self.writes)
+            try:
+                wake_at = self._pass()
+            except Stopped:
+                self.cluster.now += self._outage
+                self._reported = None
+                continue
+            if len(self.writes) > count:
+                continue
+            moments = [moment for moment in (wake_at, self.cluster.next_change(), self._next_edit()) if moment]
+            if not moments:
+                assert self._status.phase in FINISHED_PHASES, f"nothing would ever happen again: {self._status.message}"
+                return
+            self.cluster.now = max(self.cluster.now, min(moments))
+        raise AssertionError(f"no end after {most_passes} passes, {self.seconds} s: {self._status.message}")
+
+    def _next_edit(self) -> datetime | None:
+        return NOW + timedelta(seconds=self._edits[0][0]) if self._edits else None
+
+    def _apply(self, spec: Spec) -> None:
+        self._spec = spec
+        self._generation += 1
+        resource, self._plan = _read(json.dumps(spec, sort_keys=True))
+        metadata = resource.metadata.model_copy(update={"generation": self._generation})
+        self._manifest = resource.model_copy(update={"metadata": metadata})
+
+    def _pass(self) -> datetime | None:
+        resource, now = self._manifest.model_copy(update={"status": self._status}), self.cluster.now
+        observed = self.observe(resource)
+        if resource.status.phase in FINISHED_PHASES and not is_new(resource):
+            decision = settle(resource, observed, now)
+            if decision.forget_plans:
+                self._plans.clear()
+                self._written("delete plans")
+            return apply(resource, None, decision, self, may_report=True).wake_at
+        plan, revision = self._frozen(resource)
+        decision = reconcile(resource, plan, observed, now, plan_revision=revision)
+        if self._plans.get((plan.run_id, revision)) != plan:
+            self._plans[plan.run_id, revision] = plan
+            self._written("plan")
+        report_at = now if self._reported is None else self._reported + REPORT_EVERY
+        outcome = apply(resource, plan, decision, self, may_report=now >= report_at)
+        return self._wake_at(resource, outcome, report_at)
+
+    def _wake_at(self, resource: VideoGeneration, outcome: Outcome, report_at: datetime) -> datetime | None:
+        if outcome.written:
+            self._reported = self.cluster.now
+        unreported = not outcome.written and differs(resource.status, outcome.status)
+        times = (outcome.wake_at, report_at if unreported else None)
+        return min((time for time in times if time is not None), default=None)
+
+    def _frozen(self, resource: VideoGeneration) -> tuple[Plan, int]:
+        status = resource.status
+        known = None if is_new(resource) else self._plans.get((status.run_id or "", status.plan_revision))
+        if known is not None and known == self._plan:
+            return known, status.plan_revision
+        return self._plan, status.plan_revision + 1 if status.run_id == self._plan.run_id else 1
+
+    def _written(self, what: str) -> None:
+        self.writes.append(what)
+        if len(self.writes) in self._stops:
+            raise Stopped
+
+    # What a pass asks of its backend.
+
+    def observe(self, resource: VideoGeneration) -> Observed:
+        assert resource.status == self._status, "a pass looks with a status that is not the latest"
+        return self.cluster.observe()
+
+    def write_status(self, resource: VideoGeneration, status: VideoGenerationStatus) -> None:
+        before, self._status = self._status, status
+        assert resource.status == before, "a status is written over one that was not read"
+        if status.run_id == before.run_id:
+            later = _counts(status.attempts)
+            assert all(later.get(name, 0) >= count for name, count in _counts(before.attempts).items())
+        self._written("status" if is_news(before, status) else "progress")
+
+    def delete(self, group: ObservedGroup) -> None:
+        self.cluster.delete(group)
+        self._written(f"delete {group.label}")
+
+    def scale(self, group: ObservedGroup, processes: int) -> None:
+        self.cluster.scale(group, processes)
+        self._written(f"scale {group.label}")
+
+    def create(self, resource: VideoGeneration, plan: Plan, group: Group) -> None:
+        status = self._status
+        assert resource.status == status, "what is made is told of a status that is not written"
+        assert status.attempts.of(group.stage, group.pool) == group.attempt, "the ledger does not know what is made"
+        assert self._plans[plan.run_id, status.plan_revision] == plan, "pods would not find their plan"
+        rivals = [
+            other.label
+            for other in self.cluster.observe().of_run(plan.run_id).attempts(group.stage, group.pool)
+            if other.state == GroupState.RUNNING
+        ]
+        assert rivals == [], f"{group.label} would be at work beside another attempt"
+        assert self.groups[plan.run_id, group.label] == 0, f"the name {group.label} is used again"
+        self.groups[plan.run_id, group.label] += 1
+        self.cluster.create(plan, group)
+        self._written(f"create {group.label}")
+
+
+def _counts(attempts: Attempts) -> dict[str, int]:
+    return {**attempts.generate, **attempts.model_dump(exclude={"generate"})}
