@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from child_objects import NOW, RUN, at, build_job, build_pod, condition, ended, waits
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import generate_report, preflight_report
+from tests.cluster.child_objects import NOW, RUN, at, build_job, build_pod, condition, ended, waits
 
 from videogen_api import naming
 from videogen_api.errors import Reason

@@ -1,8 +1,10 @@
 """Groups as Jobs: observes through the cache, acts through the client, and tells the cache what it did."""
 
 import threading
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from videogen_api import naming
 from videogen_api.naming import Stage
@@ -22,6 +24,9 @@ from videogen_operator.config import OperatorConfig
 from videogen_operator.core.defaults import Defaults
 from videogen_operator.core.observed import Group, Observed, ObservedGroup
 
+# A Job of this age has been tried: what was read before knows nothing of it.
+_FIRST_TRY = timedelta(seconds=2)
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _IDENTITY = (naming.LABEL_RUN, naming.LABEL_STAGE, naming.LABEL_POOL, naming.LABEL_ATTEMPT)
 
 
@@ -61,8 +66,7 @@ class ClusterBackend:
     def observe_key(self, key: Key) -> Observed:
         """As `observe`, for a resource that cannot be read."""
         now, children = self._clock(), self._cache.children(key)
-        podless = find_podless(children.jobs, children.pods, now)
-        failed_creates = {job.metadata.uid: self._refusals.read(job, now) for job in podless}
+        failed_creates = self._refusals.read(find_podless(children.jobs, children.pods, now), now)
         return observe(children.jobs, children.pods, failed_creates, self._progress, now)
 
     def changes_at(self, key: Key) -> datetime | None:
@@ -131,23 +135,36 @@ class ClusterBackend:
 
 
 class _Refusals:
-    """The FailedCreate events of Jobs without pods, read at most once in a while for each."""
+    """Why the pods of Jobs are refused: the FailedCreate events of a namespace, read now and then for all its Jobs."""
 
     def __init__(self, client: KubernetesClient) -> None:
         self._client = client
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[datetime, tuple[Object, ...]]] = {}
+        self._namespaces: dict[str, _Namespace] = {}
 
-    def read(self, job: Job, now: datetime) -> tuple[Object, ...]:
-        uid = job.metadata.uid
+    def read(self, jobs: Sequence[Job], now: datetime) -> Mapping[str, Sequence[Object]]:
+        """The events of these Jobs of one namespace, by uid."""
+        if not jobs:
+            return {}
+        name = jobs[0].metadata.namespace
         with self._lock:
-            self._known = {uid: known for uid, known in self._known.items() if now - known[0] < REREAD_AFTER}
-            if uid in self._known:
-                return self._known[uid][1]
-        events = self._client.list_failed_creates(job.metadata.namespace, uid)
-        with self._lock:
-            self._known[uid] = (now, events)
-        return events
+            known = self._namespaces.setdefault(name, _Namespace())
+        # Whoever comes while another one reads waits for what that one finds.
+        with known.lock:
+            made = max(job.metadata.creation_timestamp for job in jobs)
+            if now - known.read_at >= REREAD_AFTER or known.read_at - made < _FIRST_TRY:
+                events: dict[str, list[Object]] = defaultdict(list)
+                for event in self._client.list_failed_creates(name):
+                    events[event["involvedObject"]["uid"]].append(event)
+                known.events, known.read_at = events, now
+            return {job.metadata.uid: known.events.get(job.metadata.uid, ()) for job in jobs}
+
+
+@dataclass
+class _Namespace:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    read_at: datetime = _NEVER
+    events: Mapping[str, Sequence[Object]] = field(default_factory=dict)
 
 
 def _check_labels(manifest: Object, found: Object) -> None:

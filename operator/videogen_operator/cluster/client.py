@@ -139,10 +139,13 @@ class KubernetesClient:
         """As `list`, but each object holds nothing but uid and resourceVersion of its metadata."""
         return self._list(_METADATA_LIST, resource, namespace, label_selector, None, _keep_version)
 
-    def list_failed_creates(self, namespace: str, uid: str) -> tuple[Object, ...]:
-        """The core/v1 events that say why the controller of object `uid` could not create a pod."""
-        selector = f"involvedObject.uid={uid},reason=FailedCreate"
-        return self.list(CORE_EVENTS, namespace, field_selector=selector).items
+    def list_failed_creates(self, namespace: str) -> tuple[Object, ...]:
+        """The core/v1 events that say why the Job controller could not create pods, of all Jobs of the namespace.
+
+        The server looks through all events for each such question, so it is better asked once than for each Job.
+        """
+        selector = "involvedObject.kind=Job,reason=FailedCreate"
+        return self.list(CORE_EVENTS, namespace, field_selector=selector, keep=_keep_event).items
 
     def create(self, resource: Resource, namespace: str, manifest: Object) -> Object:
         """Returns the new object's metadata."""
@@ -278,6 +281,12 @@ class KubernetesClient:
 def _keep_version(found: Object) -> Object:
     metadata = found["metadata"]
     return {"metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}}
+
+
+def _keep_event(found: Object) -> Object:
+    return {
+        key: found.get(key) for key in ("involvedObject", "message", "firstTimestamp", "lastTimestamp", "eventTime")
+    }
 
 
 def _load(content: bytes) -> Object:
