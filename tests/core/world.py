@@ -186,8 +186,8 @@ class World:
         self._written(f"scale {group.label}")
 
     def create(self, resource: VideoGeneration, plan: Plan, group: Group) -> None:
-        status = self._status
-        assert resource.status == status, "what is made is told of a status that is not written"
+        status, told = self._status, resource.status
+        assert (told.run_id, told.plan_revision) == (status.run_id, status.plan_revision), "pods of an unwritten ledger"
         assert status.attempts.of(group.stage, group.pool) == group.attempt, "the ledger does not know what is made"
         assert self._plans[plan.run_id, status.plan_revision] == plan, "pods would not find their plan"
         rivals = [
