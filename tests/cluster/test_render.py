@@ -210,7 +210,7 @@ def test_the_encoder_takes_from_the_pool_whose_cards_it_borrows_all_but_resource
     assert spec["nodeSelector"] == {"zone": "a"}
     assert spec["tolerations"] == [{"key": "gpu"}]
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
-    assert spec["containers"][0]["resources"]["requests"]["memory"] == "4096Mi"
+    assert spec["containers"][0]["resources"]["requests"]["memory"] == "2048Mi"
     assert values_of(spec["containers"][0])["LANG"] == "C"
 
 
