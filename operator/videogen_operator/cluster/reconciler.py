@@ -89,7 +89,7 @@ class Reconciler:
             self._refuse(resource.metadata, resource.status, error, now)
             return None
         except (Forbidden, Invalid, NameTaken) as error:
-            self._block(key, error, now)
+            self._block(key, resource, error, now)
             raise Blocked(str(error)) from error
         if outcome.written:
             self._reported[key] = now
@@ -170,13 +170,14 @@ class Reconciler:
                 self._backend.delete(group)
         self._forget(key)
 
-    def _block(self, key: Key, error: Exception, now: datetime) -> None:
+    def _block(self, key: Key, resource: VideoGeneration, error: Exception, now: datetime) -> None:
         """Says what the cluster refused. The resource is read again: the pass may have written its ledger."""
         found = self._cache.get(key)
         if found is None:
             return
         metadata, before = _metadata_of(found), _status_of(found)
-        status = block(before, metadata.generation, _reason_of(error), str(error), now)
+        read_again = resource.model_copy(update={"metadata": metadata, "status": before})
+        status = block(read_again, _reason_of(error), str(error), now)
         if not differs(before, status):
             return
         try:
