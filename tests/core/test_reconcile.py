@@ -1,29 +1,34 @@
 """The life of a run, one pass at a time: what is started, what is said, and when it ends."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.builders import (
     NOW,
+    after,
     build_group,
     build_plan,
     build_report,
     build_resource,
     build_status,
+    build_waiting,
     collect_report,
     encode_report,
     generate_report,
+    hold_back,
     preflight_report,
 )
 
 from videogen_api.errors import ExitCode, Reason
 from videogen_api.naming import Stage
+from videogen_api.plan import Device, Dtype, Plan
 from videogen_api.report import ClipFailureLine, EncodeReport
 from videogen_api.resource import VideoGeneration
-from videogen_api.status import Attempts, ClipCounts, ConditionType, Phase
+from videogen_api.status import Attempts, ClipCounts, ConditionType, Findings, Phase
 from videogen_operator.core.asked import template_digest
-from videogen_operator.core.observed import Group, Observed, ObservedGroup
-from videogen_operator.core.reconcile import Decision, reconcile
+from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup, Scaling, WaitingReason
+from videogen_operator.core.reconcile import Decision, reconcile, settle
 
 PLAN = build_plan()
 PREFLIGHT = build_group(PLAN, Stage.PREFLIGHT, 1, preflight_report())
@@ -240,3 +245,360 @@ def test_a_report_that_was_lost_costs_an_attempt_and_no_more(stage: Stage, befor
     final = decide(*before, first, second)
     assert (final.create, final.status.phase) == ((), Phase.FAILED)
     assert final.status.message == f"the {stage} stage ended well but its report was lost (after 2 attempts)"
+
+
+def at_stage(
+    *groups: ObservedGroup, plan: Plan = PLAN, at: float = 0.0, resource: VideoGeneration | None = None, **fields: Any
+) -> Decision:
+    """A later pass over a run that has come to its generate stage; `fields` are those of its ledger."""
+    base = resource or build_resource()
+    attempts = Attempts(preflight=1, encode=1, generate={pool.name: 1 for pool in plan.pools})
+    status = build_status(plan, build_resource(), attempts).model_copy(update={"found": FOUND, **fields})
+    return reconcile(base.model_copy(update={"status": status}), plan, Observed(groups), after(at))
+
+
+NOTHING_FOUND = Findings(attempt=1, embeddings=0, clips=0, claims=True)
+FOUND = NOTHING_FOUND.model_copy(update={"embeddings": 1})
+TWO_POOLS = build_plan(pools=(("a", 2), ("b", 1)))
+
+
+def started(decision: Decision) -> list[tuple[Stage, str | None, int]]:
+    return [(group.stage, group.pool, group.attempt) for group in decision.create]
+
+
+def at_work(plan: Plan, pool: str, replicas: int, attempt: int = 1, template: str = "") -> ObservedGroup:
+    group = build_group(plan, Stage.GENERATE, attempt, *[None] * replicas, pool=pool)
+    return replace(group, template=template or template_digest(build_resource().spec, Stage.GENERATE, pool))
+
+
+def test_findings_outlive_the_pod_of_their_preflight() -> None:
+    running = build_group(PLAN, Stage.ENCODE, 1, None)
+    both = decide(PREFLIGHT, running)
+    assert both.status.found == NOTHING_FOUND
+    base = build_resource().model_copy(update={"status": both.status})
+    encoded = Observed((ENCODE,))
+    assert started(reconcile(base, PLAN, encoded, NOW)) == [(Stage.GENERATE, "local", 1)]
+
+
+def test_findings_are_forgotten_with_a_suspension_for_nobody_knows_what_happens_to_the_store_meanwhile() -> None:
+    suspended = at_stage(resource=build_resource(suspend=True))
+    assert (suspended.status.found, suspended.status.start_time) == (None, None)
+    resumed = reconcile(build_resource().model_copy(update={"status": suspended.status}), PLAN, Observed(), after(500))
+    assert started(resumed) == [(Stage.PREFLIGHT, None, 2)]
+    assert resumed.status.start_time == after(500)
+
+
+def test_findings_of_an_older_round_are_not_believed() -> None:
+    older = at_stage(attempts=Attempts(preflight=2, encode=1), created=Attempts(preflight=2, encode=1))
+    assert started(older) == [(Stage.PREFLIGHT, None, 3)]
+
+
+def test_a_suspension_waits_for_nothing_and_is_no_news_the_second_time() -> None:
+    resource = build_resource(suspend=True)
+    ending = replace(at_work(PLAN, "local", 2), state=GroupState.ENDING)
+    first = at_stage(ending, resource=resource)
+    again = reconcile(resource.model_copy(update={"status": first.status}), PLAN, Observed((ending,)), after(60))
+    assert (first.delete, again) == ((), Decision((), (), first.status))
+
+
+def test_a_resumed_run_waits_for_the_pods_that_the_suspension_ended() -> None:
+    ending = replace(build_group(PLAN, Stage.PREFLIGHT, 1, None), state=GroupState.ENDING)
+    waiting = decide(ending)
+    assert (waiting.create, waiting.status.phase) == ((), Phase.PREFLIGHT)
+    assert waiting.status.message == "checking store and weights: waiting for the pods of attempt 1 to end"
+    assert started(decide(attempts=Attempts(preflight=1))) == [(Stage.PREFLIGHT, None, 2)]
+
+
+def test_a_resource_that_is_suspended_from_the_start_makes_nothing_but_a_status() -> None:
+    decision = reconcile(build_resource(suspend=True), PLAN, Observed(), NOW)
+    assert (decision.acts, decision.wake_at, decision.status.phase) == (False, None, Phase.SUSPENDED)
+    assert decision.status.message == "suspended; set spec.suspend to false to go on"
+
+
+def test_the_clock_of_the_active_deadline_starts_anew_with_a_resume() -> None:
+    resource = build_resource(schedule={"activeDeadlineSeconds": 100})
+    running = at_work(PLAN, "local", 2)
+    assert at_stage(running, resource=resource, at=99).wake_at == after(100)
+    resumed = at_stage(running, resource=resource, at=150, start_time=after(60))
+    assert (resumed.status.phase, resumed.wake_at) == (Phase.GENERATING, after(160))
+
+
+def test_a_run_that_takes_too_long_fails_ends_its_pods_and_says_what_to_do() -> None:
+    resource = build_resource(schedule={"activeDeadlineSeconds": 100})
+    running = at_work(PLAN, "local", 2)
+    late = at_stage(running, resource=resource, at=100)
+    assert (late.status.phase, late.delete, late.create) == (Phase.FAILED, (running,), ())
+    assert late.status.message == (
+        "not finished within spec.schedule.activeDeadlineSeconds (100); raise it and change spec.retry"
+    )
+    assert {each.type.value: each.reason for each in late.status.conditions}["Stalled"] == "ActiveDeadlineExceeded"
+
+
+HELD = build_waiting(WaitingReason.UNSCHEDULABLE, "no node has nvidia.com/gpu")
+
+
+def test_a_pool_that_does_not_start_in_time_is_given_up_once_and_the_other_pool_works_on() -> None:
+    resource = build_resource(schedule={"startDeadlineSeconds": 60})
+    stuck, working = hold_back(at_work(TWO_POOLS, "a", 2), HELD), replace(at_work(TWO_POOLS, "b", 1), created=NOW)
+    given_up = at_stage(stuck, working, plan=TWO_POOLS, resource=resource, at=70)
+    assert (given_up.delete, given_up.create, given_up.status.late_starts) == ((stuck,), (), ("generate-a-1",))
+
+    # The operator stops between the ledger and the delete, and the pods start after all: the ledger decides.
+    status = {"late_starts": given_up.status.late_starts}
+    started_after_all = hold_back(at_work(TWO_POOLS, "a", 2), None, started=2)
+    again = at_stage(started_after_all, working, plan=TWO_POOLS, resource=resource, at=80, **status)
+    assert (again.delete, again.status.late_starts) == ((started_after_all,), ("generate-a-1",))
+
+    ending = replace(stuck, state=GroupState.ENDING)
+    waiting = at_stage(ending, working, plan=TWO_POOLS, resource=resource, at=80, **status)
+    assert (waiting.delete, waiting.create) == ((), ())
+    gone = at_stage(working, plan=TWO_POOLS, resource=resource, at=90, **status)
+    assert (gone.delete, started(gone)) == ((), [(Stage.GENERATE, "a", 2)])
+
+
+def test_late_starts_end_the_run_after_the_retries_with_what_they_waited_for() -> None:
+    resource = build_resource(schedule={"startDeadlineSeconds": 60})
+    stuck = hold_back(at_work(PLAN, "local", 2, attempt=2), HELD)
+    attempts = Attempts(preflight=1, encode=1, generate={"local": 2})
+    final = at_stage(
+        stuck,
+        resource=resource,
+        at=70,
+        attempts=attempts,
+        created=attempts,
+        late_starts=("generate-local-1",),
+    )
+    assert (final.status.phase, final.delete) == (Phase.FAILED, (stuck,))
+    assert final.status.message == (
+        "attempt 2 of generate did not start in time: no node has nvidia.com/gpu (after 2 attempts)"
+    )
+
+
+def test_a_run_in_a_queue_is_pending_and_says_where_it_waits() -> None:
+    queued = replace(at_work(PLAN, "local", 2), waiting=build_waiting(WaitingReason.QUEUED, "waiting in queue team-a"))
+    status = at_stage(queued).status
+    assert (status.phase, status.message) == (Phase.PENDING, "denoising; waiting in queue team-a")
+    conditions = {each.type: (each.status, each.reason) for each in status.conditions}
+    assert conditions[ConditionType.RECONCILING] == ("True", "Queued")
+    assert conditions[ConditionType.STALLED] == ("False", "Queued")
+
+
+def test_a_run_of_which_one_pool_is_queued_is_at_work() -> None:
+    queued = replace(at_work(TWO_POOLS, "a", 2), waiting=build_waiting(WaitingReason.QUEUED, "waiting in queue team-a"))
+    status = at_stage(queued, at_work(TWO_POOLS, "b", 1), plan=TWO_POOLS).status
+    assert status.phase == Phase.GENERATING
+    assert status.message == "denoising: 0 at work, 0 of 2 done; 2 of 3 pods wait: waiting in queue team-a"
+
+
+def test_a_wait_is_told_beside_what_goes_on_and_one_that_is_young_wakes_the_operator() -> None:
+    stuck = hold_back(at_work(PLAN, "local", 2), HELD, started=1)
+    young = at_stage(stuck, at=4)
+    assert (young.status.message, young.wake_at) == ("denoising: 0 at work, 0 of 2 done", after(5))
+    status = at_stage(stuck, at=5).status
+    assert status.phase == Phase.GENERATING
+    assert status.message == ("denoising: 0 at work, 0 of 2 done; 1 of 2 pods wait: no node has nvidia.com/gpu")
+
+
+def test_a_wait_is_not_told_of_a_run_that_has_failed() -> None:
+    denied = build_report(Stage.GENERATE, ExitCode.STORE_DENIED, "bucket videos: access denied")
+    failed = build_group(TWO_POOLS, Stage.GENERATE, 1, denied, pool="b")
+    final = at_stage(hold_back(at_work(TWO_POOLS, "a", 2), HELD), failed, plan=TWO_POOLS, at=60)
+    assert (final.status.phase, final.status.message) == (Phase.FAILED, "bucket videos: access denied")
+
+
+def test_a_pool_whose_pods_are_to_look_otherwise_is_replaced_when_its_old_pods_are_gone() -> None:
+    red = {"name": "a", "pod": {"labels": {"team": "red"}}}
+    resource = build_resource(runners=[{"name": "b"}, red])
+    old = at_work(
+        TWO_POOLS, "a", 2, template=template_digest(build_resource(runners=[{"name": "a"}]).spec, Stage.GENERATE, "a")
+    )
+    other = at_work(TWO_POOLS, "b", 1, template=template_digest(resource.spec, Stage.GENERATE, "b"))
+    outdated = at_stage(old, other, plan=TWO_POOLS, resource=resource)
+    assert (outdated.delete, outdated.create) == ((old,), ())
+    ending = replace(old, state=GroupState.ENDING)
+    assert not at_stage(ending, other, plan=TWO_POOLS, resource=resource).acts
+    gone = at_stage(other, plan=TWO_POOLS, resource=resource)
+    assert gone.create == (Group(Stage.GENERATE, "a", 2, 2, 1, template_digest(resource.spec, Stage.GENERATE, "a")),)
+
+
+def test_a_pool_that_has_ended_is_not_made_again_because_its_pods_would_look_otherwise_now() -> None:
+    resource = build_resource(runners=[{"name": "local", "pod": {"labels": {"team": "red"}}}])
+    ended = replace(GENERATE, template="another")
+    assert started(at_stage(ended, resource=resource)) == [(Stage.COLLECT, None, 1)]
+
+
+def test_a_pool_that_claims_share_out_is_scaled_in_place() -> None:
+    running = at_work(PLAN, "local", 5)
+    decision = at_stage(running)
+    assert (decision.scale, decision.delete, decision.create) == ((Scaling(running, 2),), (), ())
+
+
+def test_a_pool_with_fixed_shares_is_replaced_where_its_replicas_change() -> None:
+    running, found = at_work(PLAN, "local", 5), FOUND.model_copy(update={"claims": False})
+    decision = at_stage(running, found=found)
+    assert (decision.scale, decision.delete, decision.create) == ((), (running,), ())
+
+
+def test_a_pool_that_is_gone_from_the_manifest_ends_and_the_others_finish_without_it() -> None:
+    removed = at_work(TWO_POOLS, "gone", 3)
+    a, b = at_work(TWO_POOLS, "a", 2), at_work(TWO_POOLS, "b", 1)
+    ended = at_stage(removed, a, b, plan=TWO_POOLS)
+    assert (ended.delete, ended.create, ended.scale) == ((removed,), (), ())
+    done = (
+        build_group(TWO_POOLS, Stage.GENERATE, 1, generate_report(), generate_report(), pool="a"),
+        build_group(TWO_POOLS, Stage.GENERATE, 1, generate_report(), pool="b"),
+    )
+    going = replace(removed, state=GroupState.ENDING)
+    assert started(at_stage(going, *done, plan=TWO_POOLS)) == [(Stage.COLLECT, None, 1)]
+
+
+def test_another_name_for_a_prompt_changes_nothing() -> None:
+    renamed = build_resource(prompts=[{"name": "vixen", "text": "a red fox", "seed": 1, "samples": 2}])
+    running = at_work(PLAN, "local", 2)
+    assert at_stage(running, resource=renamed) == at_stage(running)
+    assert not at_stage(running, resource=renamed).acts
+
+
+def test_another_prompt_begins_another_run_deletes_the_old_groups_and_counts_attempts_on() -> None:
+    resource = build_resource(prompts=[{"name": "fox", "text": "a blue fox", "seed": 1, "samples": 2}])
+    plan = PLAN.model_copy(update={"run_id": "another"})
+    running = at_work(PLAN, "local", 2)
+    status = build_status(PLAN, build_resource(), Attempts(preflight=1, encode=1, generate={"local": 1}))
+    busy = status.model_copy(update={"found": FOUND, "progress": 60, "late_starts": ("encode-1",)})
+    decision = reconcile(resource.model_copy(update={"status": busy}), plan, Observed((ENCODE, running)), after(60))
+    assert (started(decision), decision.delete) == ([(Stage.PREFLIGHT, None, 2)], (ENCODE, running))
+    told = decision.status
+    assert (told.run_id, told.found, told.progress, told.late_starts, told.start_time) == (
+        "another",
+        None,
+        0,
+        (),
+        after(60),
+    )
+
+
+def test_a_manifest_that_goes_back_to_an_earlier_run_never_uses_its_names_again() -> None:
+    attempts = Attempts(preflight=3, encode=1, generate={"local": 1})
+    ledger = build_status(PLAN.model_copy(update={"run_id": "another"}), build_resource(retry="1"), attempts)
+    decision = reconcile(build_resource().model_copy(update={"status": ledger}), PLAN, Observed(), NOW)
+    assert (started(decision), decision.status.run_id) == ([(Stage.PREFLIGHT, None, 4)], PLAN.run_id)
+
+
+def test_another_try_forgives_what_the_earlier_ones_have_cost() -> None:
+    crash = build_report(Stage.ENCODE, ExitCode.INTERNAL, "the encoder crashed")
+    failures = tuple(build_group(PLAN, Stage.ENCODE, n, crash) for n in (1, 2))
+    failed = decide(PREFLIGHT, *failures).status
+    assert failed.phase == Phase.FAILED
+    again = reconcile(
+        build_resource(retry="again").model_copy(update={"status": failed}), PLAN, Observed((PREFLIGHT, *failures)), NOW
+    )
+    assert again.delete == (PREFLIGHT, *failures)
+    assert again.status.completion_time is None
+    second = build_group(PLAN, Stage.PREFLIGHT, 2, preflight_report())
+    third = build_group(PLAN, Stage.ENCODE, 3, crash, in_round=2)
+    attempts = Attempts(preflight=2, encode=3)
+    resource = build_resource(retry="again")
+    assert started(decide(second, third, attempts=attempts, resource=resource)) == [(Stage.ENCODE, None, 4)]
+
+
+def finish(**spec: Any) -> VideoGeneration:
+    """The resource after its run, at NOW."""
+    done = decide(PREFLIGHT, ENCODE, GENERATE, COLLECT).status
+    return build_resource(**spec).model_copy(update={"status": done})
+
+
+EVERYTHING = (PREFLIGHT, ENCODE, GENERATE, COLLECT)
+
+
+def test_children_and_plans_go_once_when_their_time_is_over_and_the_record_stays() -> None:
+    resource = finish(ttlSecondsAfterFinished=100)
+    early = reconcile(resource, PLAN, Observed(EVERYTHING), after(99))
+    assert early == Decision((), (), resource.status, wake_at=after(100))
+    expired = reconcile(resource, PLAN, Observed(EVERYTHING), after(100))
+    assert expired == Decision((), EVERYTHING, resource.status, forget_plans=True)
+    assert reconcile(resource, PLAN, Observed(), after(101)) == Decision((), (), resource.status)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"ttlSecondsAfterFinished": 5000},
+        {"ttlSecondsAfterFinished": 0},
+        {"runners": [{"name": "local", "replicas": 9}]},
+        {"retries": 9},
+        {"schedule": {"activeDeadlineSeconds": 1}},
+        {"encoder": {"shards": 2}},
+        {"suspend": True},
+    ],
+)
+def test_nothing_runs_again_whatever_is_edited_after_the_children_are_gone(spec: dict[str, Any]) -> None:
+    resource = finish(**spec)
+    decision = reconcile(resource, PLAN, Observed(), after(3600))
+    assert (decision.create, decision.delete, decision.status) == ((), (), resource.status)
+
+
+def test_a_finished_run_tells_that_it_has_seen_an_edit() -> None:
+    resource = finish(ttlSecondsAfterFinished=5000)
+    edited = resource.model_copy(update={"metadata": resource.metadata.model_copy(update={"generation": 7})})
+    assert settle(edited, Observed(), NOW).status == resource.status.model_copy(update={"observed_generation": 7})
+
+
+def test_conditions_say_what_kstatus_reads_in_every_phase() -> None:
+    crash = build_report(Stage.ENCODE, ExitCode.STORE_DENIED, "denied")
+    lives = {
+        "working": decide(PREFLIGHT),
+        "suspended": at_stage(resource=build_resource(suspend=True)),
+        "failed": decide(PREFLIGHT, build_group(PLAN, Stage.ENCODE, 1, crash)),
+        "succeeded": decide(*EVERYTHING),
+    }
+    shown = (ConditionType.READY, ConditionType.RECONCILING, ConditionType.STALLED, ConditionType.SUSPENDED)
+    assert {
+        name: "".join(each.status[0] for kind in shown for each in life.status.conditions if each.type == kind)
+        for name, life in lives.items()
+    } == {"working": "FTFF", "suspended": "FFFT", "failed": "FFTF", "succeeded": "TFFF"}
+
+
+def test_a_condition_keeps_its_transition_time_while_it_stays_as_it_is() -> None:
+    first = decide(PREFLIGHT).status
+    resource = build_resource().model_copy(update={"status": first})
+    running = build_group(PLAN, Stage.ENCODE, 1, None)
+    later = reconcile(resource, PLAN, Observed((PREFLIGHT, running)), after(60)).status
+    assert {each.last_transition_time for each in later.conditions} == {NOW}
+    denied = build_group(PLAN, Stage.ENCODE, 1, build_report(Stage.ENCODE, ExitCode.STORE_DENIED, "denied"))
+    failed = reconcile(resource, PLAN, Observed((PREFLIGHT, denied)), after(90)).status
+    changed = {each.type for each in failed.conditions if each.last_transition_time == after(90)}
+    assert changed == {ConditionType.RECONCILING, ConditionType.STALLED}
+
+
+SHARDS = PLAN.model_copy(
+    update={"encoder": PLAN.encoder.model_copy(update={"shards": 4, "device": Device.CUDA, "dtype": Dtype.BFLOAT16})}
+)
+
+
+def test_an_encoder_of_many_shards_waits_while_another_one_holds_half_of_the_cards() -> None:
+    status = build_status(SHARDS, build_resource(), Attempts(preflight=1)).model_copy(update={"found": NOTHING_FOUND})
+    resource = build_resource().model_copy(update={"status": status})
+    waiting = reconcile(resource, SHARDS, Observed((PREFLIGHT,)), NOW, encoder_may_start=False)
+    assert (waiting.create, waiting.status.phase, waiting.wake_at) == ((), Phase.PENDING, after(10))
+    assert waiting.status.attempts == Attempts(preflight=1)
+    begun = reconcile(resource, SHARDS, Observed((PREFLIGHT,)), after(10), encoder_may_start=True)
+    assert [(group.stage, group.processes) for group in begun.create] == [(Stage.ENCODE, 4)]
+
+
+@pytest.mark.parametrize("encoder", [{"shards": 1}, {"device": Device.CPU}])
+def test_an_encoder_that_cannot_hold_half_of_its_cards_waits_for_nobody(encoder: dict[str, Any]) -> None:
+    plan = SHARDS.model_copy(update={"encoder": SHARDS.encoder.model_copy(update=encoder)})
+    status = build_status(plan, build_resource(), Attempts(preflight=1)).model_copy(update={"found": NOTHING_FOUND})
+    resource = build_resource().model_copy(update={"status": status})
+    assert started(reconcile(resource, plan, Observed(), NOW, encoder_may_start=False)) == [(Stage.ENCODE, None, 1)]
+
+
+def test_a_half_started_encoder_lets_its_cards_go_without_being_asked() -> None:
+    half = hold_back(build_group(SHARDS, Stage.ENCODE, 1, None, None, None, None), HELD, started=2)
+    status = build_status(SHARDS, build_resource(), Attempts(preflight=1, encode=1)).model_copy(
+        update={"found": NOTHING_FOUND}
+    )
+    resource = build_resource().model_copy(update={"status": status})
+    assert not reconcile(resource, SHARDS, Observed((half,)), after(1799)).acts
+    given_up = reconcile(resource, SHARDS, Observed((half,)), after(1980))
+    assert (given_up.delete, given_up.status.late_starts) == ((half,), ("encode-1",))
