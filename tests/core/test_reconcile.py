@@ -540,7 +540,11 @@ def test_nothing_runs_again_whatever_is_edited_after_the_children_are_gone(spec:
 def test_a_finished_run_tells_that_it_has_seen_an_edit() -> None:
     resource = finish(ttlSecondsAfterFinished=5000)
     edited = resource.model_copy(update={"metadata": resource.metadata.model_copy(update={"generation": 7})})
-    assert settle(edited, Observed(), NOW).status == resource.status.model_copy(update={"observed_generation": 7})
+    seen = {"observed_generation": 7}
+    conditions = tuple(condition.model_copy(update=seen) for condition in resource.status.conditions)
+    assert settle(edited, Observed(), NOW).status == resource.status.model_copy(
+        update={**seen, "conditions": conditions}
+    )
 
 
 def test_conditions_say_what_kstatus_reads_in_every_phase() -> None:

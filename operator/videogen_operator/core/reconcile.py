@@ -107,7 +107,10 @@ def settle(resource: VideoGeneration, observed: Observed, now: datetime) -> Deci
 
     It needs no plan, so that thousands of finished resources cost nothing.
     """
-    status = resource.status.model_copy(update={"observed_generation": resource.metadata.generation})
+    seen = {"observed_generation": resource.metadata.generation}
+    # `kubectl wait` takes a condition of an older generation for none.
+    conditions = tuple(condition.model_copy(update=seen) for condition in resource.status.conditions)
+    status = resource.status.model_copy(update={**seen, "conditions": conditions})
     expires = children_expire(resource.spec, status)
     alive = tuple(group for group in observed.groups if group.state != GroupState.ENDING)
     if expires is not None and now >= expires:
