@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -103,6 +103,8 @@ class Watcher:
             await kopf.operator(
                 registry=self._registry(),
                 settings=_settings(),
+                # Of no use without peering; left out, kopf asks for the user's name, which a container's may not have.
+                identity=cast("Any", "videogen"),
                 clusterwide=self._namespaces is None,
                 namespaces=self._namespaces or (),
             )
@@ -116,7 +118,7 @@ class Watcher:
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(_log_in)
+        kopf.on.login(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(self._log_in)
         for resource in SELECTORS:
             on_event = kopf.on.event(
                 resource.group, resource.version, resource.plural, id=resource.plural, registry=registry
@@ -130,12 +132,23 @@ class Watcher:
                 self._on_event(resource, event["type"], dict(event["object"]))
             except Exception as error:
                 # kopf would log it and go on without this event.
-                self._error = error
-                if self._task is not None:
-                    self._task.cancel()
+                self._fail(error)
                 raise
 
         return handle
+
+    async def _log_in(self, settings: kopf.OperatorSettings, **kwargs: Any) -> kopf.ConnectionInfo:
+        try:
+            return _find_cluster(settings, **kwargs)
+        except Exception as error:
+            # kopf would log it and wait for credentials for ever.
+            self._fail(error)
+            raise
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        if self._task is not None:
+            self._task.cancel()
 
 
 class _Backoffs:
@@ -178,7 +191,7 @@ def _settings() -> kopf.OperatorSettings:
     return settings
 
 
-async def _log_in(settings: kopf.OperatorSettings, **kwargs: Any) -> kopf.ConnectionInfo:
+def _find_cluster(settings: kopf.OperatorSettings, **kwargs: Any) -> kopf.ConnectionInfo:
     """The same cluster that client.py takes: of KUBECONFIG, of the pod that this is, or of ~/.kube/config.
 
     Raises kopf.LoginError where there is none.
