@@ -22,8 +22,8 @@ from videogen_operator.core.totals import totals_of
 from videogen_operator.core.writes import REPORT_EVERY
 
 LABELS = [
-    f"{name}-{attempt}"
-    for name in ("preflight", "encode", "generate-a", "generate-b", "collect")
+    f"{name}_{attempt}"
+    for name in ("preflight", "encode", "generate_a", "generate_b", "collect")
     for attempt in (1, 2, 3)
 ]
 WORK_SECONDS = 15.0
@@ -218,7 +218,7 @@ def test_a_life_takes_few_writes(pools: tuple[str, ...], budget: int) -> None:
 
 def fates() -> st.SearchStrategy[Fate]:
     seconds = st.integers(0, 40).map(float)
-    # What vanishes before anybody could write down that it existed cannot be told from what was never made.
+    # Long enough for a pass that may write down that it existed.
     seen = st.integers(int(REPORT_EVERY.total_seconds()) + 1, 40).map(float)
     killed = st.just(137)
     return st.one_of(
@@ -257,7 +257,7 @@ def edits() -> st.SearchStrategy[Edit]:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    fates=st.dictionaries(st.sampled_from([label.replace("-", "_") for label in LABELS]), fates(), max_size=6),
+    fates=st.dictionaries(st.sampled_from(LABELS), fates(), max_size=6),
     changes=st.lists(edits(), max_size=4),
     pools=st.sampled_from([("a",), ("a", "b")]),
     retries=st.integers(0, 3),
@@ -276,6 +276,26 @@ def test_whatever_happens_a_life_keeps_its_rules_and_comes_to_an_end(
     resumed = edit(250, suspend=False)
     world = Script(spec, told(**fates), (*changes, resumed)).play(stops, float(outage))
     assert world.status.phase in FINISHED_PHASES
+    if not stops:
+        assert set(world.groups.values()) == {1}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    fates=st.dictionaries(st.sampled_from(LABELS), fates(), max_size=6),
+    changes=st.lists(edits(), max_size=4),
+    pools=st.sampled_from([("a",), ("a", "b")]),
+    stops=st.frozensets(st.integers(1, 40), min_size=1, max_size=3),
+)
+def test_whatever_happens_a_stop_that_takes_no_time_makes_no_difference(
+    fates: dict[str, Fate], changes: list[Edit], pools: tuple[str, ...], stops: frozenset[int]
+) -> None:
+    script = Script(
+        build_spec(*map(cpu_pool, pools), retries=1, schedule=DEADLINE),
+        told(**fates),
+        (*changes, edit(250, suspend=False)),
+    )
+    assert tell(script.play(stops)) == tell(script.play())
 
 
 @settings(max_examples=50, deadline=None)

@@ -80,6 +80,9 @@ class World:
         self._generation = 0
         self._plans: dict[tuple[str, int], Plan] = {}
         self._reported: datetime | None = None
+        self._seen: set[tuple[str, str]] = set()
+        self._recorded: set[tuple[str, str]] = set()
+        """Names that were seen before a status was written."""
         self._apply(spec)
 
     @property
@@ -167,7 +170,9 @@ class World:
 
     def observe(self, resource: VideoGeneration) -> Observed:
         assert resource.status == self._status, "a pass looks with a status that is not the latest"
-        return self.cluster.observe()
+        observed = self.cluster.observe()
+        self._seen = {(group.run_id, group.label) for group in observed.groups}
+        return observed
 
     def write_status(self, resource: VideoGeneration, status: VideoGenerationStatus) -> None:
         before, self._status = self._status, status
@@ -175,6 +180,7 @@ class World:
         if status.run_id == before.run_id:
             later = _counts(status.attempts)
             assert all(later.get(name, 0) >= count for name, count in _counts(before.attempts).items())
+        self._recorded |= self._seen
         self._written("status" if is_news(before, status) else "progress")
 
     def delete(self, group: ObservedGroup) -> None:
@@ -196,7 +202,8 @@ class World:
             if other.state == GroupState.RUNNING
         ]
         assert rivals == [], f"{group.label} would be at work beside another attempt"
-        assert self.groups[plan.run_id, group.label] == 0, f"the name {group.label} is used again"
+        # A group that came and went while no operator looked cannot be told from one that was never made.
+        assert (plan.run_id, group.label) not in self._recorded, f"the name {group.label} is used again"
         self.groups[plan.run_id, group.label] += 1
         self.cluster.create(plan, group)
         self._written(f"create {group.label}")
