@@ -6,13 +6,10 @@ its own with an operator of its own, and tells what became of them in words that
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,19 +18,20 @@ from typing import Any, Self
 from tests.cluster.behaviours import Behaviour, SimulatedPod, succeed
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.crash_proxy import Crash, CrashProxy, When, Write
+from tests.cluster.operators import Launcher, RunningOperator
 from tests.cluster.outcomes import Outcome, outcome_of
 from tests.cluster.simulator import PodSimulator
 from tests.cluster.watching import Watch
 
 from videogen_api import naming
 from videogen_api.status import FINISHED_PHASES
+from videogen_operator.cluster.api_errors import NotFound, TooManyRequests
 from videogen_operator.cluster.client import KubernetesClient
 from videogen_operator.cluster.resources import JOBS, VIDEO_GENERATIONS, Object
 
 ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds" / "videogenerations.videogen.dev.yaml"
-OPERATOR = (sys.executable, "-m", "videogen_operator.cli.main", "operator")
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 60.0
 QUIET_SECONDS = 1.5
 NAME = "fox"
 CONFIG = {
@@ -81,6 +79,8 @@ class World:
         self._seen: dict[str, _Seen] = {}
         self._numbers = defaultdict[str, int](int)
         self._stack = ExitStack()
+        self._launcher = Launcher()
+        self._launch_lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self.plane.kubectl("apply", "--server-side", "-f", str(CRD))
@@ -88,7 +88,8 @@ class World:
             "wait", "--for=condition=Established", f"crd/{naming.PLURAL}.{naming.GROUP}", "--timeout=30s"
         )
         self._stack.callback(self.client.close)
-        self._stack.enter_context(PodSimulator(self.plane, self.client, self._behave))
+        self._stack.enter_context(self._launcher)
+        self.simulator = self._stack.enter_context(PodSimulator(self.plane, self.client, self._behave))
         for resource in (VIDEO_GENERATIONS, JOBS):
             self._stack.enter_context(Watch(self.plane, resource, self._on_event))
         return self
@@ -122,12 +123,24 @@ class World:
                 self._changed.wait(0.1)
         return True
 
+    def launch(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> RunningOperator:
+        with self._launch_lock:
+            return self._launcher.start(arguments, environment, log)
+
     def notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
     def seen(self, namespace: str) -> _Seen:
         return self._seen[namespace]
+
+    def _is_served(self) -> bool:
+        """Whether the API server has taken in the new kind."""
+        try:
+            self.client.list(VIDEO_GENERATIONS, None)
+        except (NotFound, TooManyRequests):
+            return False
+        return True
 
     def _behave(self, pod: SimulatedPod) -> Behaviour:
         seen = self._seen.get(pod.namespace)
@@ -160,7 +173,7 @@ class Place:
         self.proxy = proxy
         self.life = life
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._operator: RunningOperator | None = None
         self._crashed = threading.Event()
 
     @property
@@ -176,28 +189,22 @@ class Place:
         }
         self.world.client.create(VIDEO_GENERATIONS, self.namespace, manifest)
 
-    def start_operator(self) -> None:
+    def start_operator(self, **configuration: Any) -> None:
+        """`configuration` goes beside CONFIG, or over it."""
         config = self._folder / "operator.yaml"
-        config.write_text(json.dumps({**CONFIG, "namespaces": [self.namespace]}))
+        config.write_text(json.dumps({**CONFIG, "namespaces": [self.namespace], **configuration}))
         environment = {
             **os.environ,
             "KUBECONFIG": str(self.proxy.write_kubeconfig(self._folder / "kubeconfig")),
             "POD_NAME": "operator-0",
             "POD_NAMESPACE": self.namespace,
         }
-        with (self._folder / "operator.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*OPERATOR, f"--config={config}", "--no-leader-election", "--health-port=0", "--metrics-port=0"],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        arguments = ["operator", f"--config={config}", "--no-leader-election", "--health-port=0", "--metrics-port=0"]
+        self._operator = self.world.launch(arguments, environment, self._folder / "operator.log")
 
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
+        if self._operator is not None:
+            self._operator.kill()
 
     def crash_at(self, number: int, when: When) -> None:
         """Kills the operator at a write, once; numbers count from the first write on."""
@@ -249,13 +256,13 @@ class Place:
 
     def _wait(self, is_so: Callable[[], bool]) -> None:
         if not self.world.wait_for(lambda: is_so() or self._has_ended()):
-            raise AssertionError(f"{self.namespace}: nothing happened for {PATIENCE_SECONDS:g} s\n{self._log_tail()}")
+            raise AssertionError(f"{self.namespace}: nothing happened for {PATIENCE_SECONDS:g} s\n{self.log_tail()}")
         if self._has_ended():
-            raise AssertionError(f"{self.namespace}: the operator ended by itself\n{self._log_tail()}")
+            raise AssertionError(f"{self.namespace}: the operator ended by itself\n{self.log_tail()}")
 
     def _has_ended(self) -> bool:
-        return not self._crashed.is_set() and self._process is not None and self._process.poll() is not None
+        return self._operator is not None and self._operator.has_ended_by_itself()
 
-    def _log_tail(self) -> str:
+    def log_tail(self) -> str:
         writes = "\n".join(f"{write.method} {write.path}: {write.code}" for write in self.writes)
         return f"{writes}\n{(self._folder / 'operator.log').read_text()[-3000:]}"

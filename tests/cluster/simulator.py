@@ -67,6 +67,18 @@ class PodSimulator:
         for pod in live:
             self._workers.submit(self._act, pod)
 
+    def ask_again(self, namespace: str, resource: str) -> None:
+        """The pods of one resource that have not ended do what the script says now."""
+        with self._lock:
+            pods = [
+                pod
+                for pod in self._live.values()
+                if (pod["metadata"]["namespace"], pod["metadata"]["labels"][naming.LABEL_NAME]) == (namespace, resource)
+            ]
+            self._done.difference_update(pod["metadata"]["uid"] for pod in pods)
+        for pod in pods:
+            self._workers.submit(self._act, pod)
+
     def _on_event(self, event_type: str, pod: Object) -> None:
         uid = pod["metadata"]["uid"]
         ended = pod.get("status", {}).get("phase") in ("Succeeded", "Failed") or "deletionTimestamp" in pod["metadata"]

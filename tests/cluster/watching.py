@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol, Self
 from urllib.parse import quote, urlsplit
@@ -25,6 +25,10 @@ class Server(Protocol):
 
     @property
     def token(self) -> str: ...
+
+
+class NotYetServed(Exception):
+    """A kind whose definition is new is unknown for a moment, and then too busy."""
 
 
 class Watch:
@@ -47,7 +51,7 @@ class Watch:
         self._headers = {"Authorization": f"Bearer {server.token}", "Accept": "application/json"}
         self._path = f"{resource.path(namespace)}?labelSelector={quote(label_selector)}"
         self._on_event = on_event
-        self._stopping = False
+        self._stopping = threading.Event()
         self._socket: socket.socket | None = None
         self.error: Exception | None = None
         """Why it ended before its time."""
@@ -58,23 +62,26 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping = True
+        self._stopping.set()
         if self._socket is not None:
-            self._socket.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # closed already
+                self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         if self.error is not None:
             raise self.error
 
     def _run(self) -> None:
         host, port = self._address.hostname, self._address.port
-        while not self._stopping:
+        while not self._stopping.is_set():
             with closing(http.client.HTTPSConnection(str(host), port, context=self._context)) as connection:
                 try:
                     connection.connect()
                     self._socket = connection.sock
                     self._follow(connection)
-                except (OSError, http.client.HTTPException, ValueError) as error:
-                    if not self._stopping:
+                except NotYetServed:
+                    self._stopping.wait(0.1)
+                except Exception as error:  # noqa: BLE001 - raised where the block ends
+                    if not self._stopping.is_set():
                         self.error = error
                         return
 
@@ -95,6 +102,9 @@ class Watch:
     def _get(self, connection: http.client.HTTPSConnection, path: str) -> http.client.HTTPResponse:
         connection.request("GET", path, headers=self._headers)
         reply = connection.getresponse()
+        if reply.status in (http.client.NOT_FOUND, http.client.TOO_MANY_REQUESTS):
+            reply.close()
+            raise NotYetServed(path)
         if reply.status != http.client.OK:
             with reply:
                 raise http.client.HTTPException(f"{path}: {reply.status}: {reply.read()[:500]!r}")
