@@ -4,8 +4,10 @@ What must hold at every single write (no name used twice, no two attempts at wor
 and the plan before what needs them) is asserted in world.py.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,7 +108,8 @@ def test_a_run_that_would_wait_for_ever_is_told_up_to_there() -> None:
     assert [(moment.phase, moment.created) for moment in suspended] == [(Phase.SUSPENDED, ())]
 
 
-def test_the_command_shows_when_each_stage_starts(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
     path = tmp_path / "fox.yaml"
     path.write_text(
         "apiVersion: videogen.dev/v1alpha1\nkind: VideoGeneration\nmetadata: {name: fox}\n"
@@ -114,17 +117,36 @@ def test_the_command_shows_when_each_stage_starts(tmp_path: Any, capsys: pytest.
         "  prompts: [{text: a red fox, samples: 2}]\n"
         "  runners: [{name: t4, replicas: 2, gpu: {product: Tesla-T4}}]\n"
     )
-    assert main(["plan", str(path), "--simulate"]) == ExitCode.OK
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-6:]]
-    assert rows[0] == ["AFTER", "PHASE", "STARTS", "MESSAGE"]
-    assert [next(word for word in row if word[0].isupper()) for row in rows[1:]] == [
-        "Preflight",
-        "Encoding",
-        "Generating",
-        "Collecting",
-        "Succeeded",
+    return path
+
+
+def test_the_command_shows_when_each_stage_starts(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(manifest), "--simulate"]) == ExitCode.OK
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()[-6:]]
+    cells = [[cell.strip() for cell in row if cell] for row in rows]
+    assert cells[0] == ["AFTER", "PHASE", "STARTS", "MESSAGE"]
+    assert [row[1:-1] for row in cells[1:]] == [
+        ["Preflight", "preflight-1 (1 pod)"],
+        ["Encoding", "encode-1 (1 pod)"],
+        ["Generating", "generate-t4-1 (2 pods)"],
+        ["Collecting", "collect-1 (1 pod)"],
+        ["Succeeded"],
     ]
-    assert "generate-t4-1 (2 pods)" in " ".join(rows[3])
+    assert cells[5][-1] == "2 clips are ready"
+
+
+def test_scripts_get_the_timeline_as_json(manifest: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert main(["plan", str(manifest), "--simulate", "--output", "json"]) == ExitCode.OK
+    found = json.loads(capsysbinary.readouterr().out)
+    timeline = found["timeline"]
+    assert [(moment["phase"], moment["starts"]) for moment in timeline] == [
+        ("Preflight", {"preflight-1": 1}),
+        ("Encoding", {"encode-1": 1}),
+        ("Generating", {"generate-t4-1": 2}),
+        ("Collecting", {"collect-1": 1}),
+        ("Succeeded", {}),
+    ]
+    assert timeline[-1]["seconds"] == pytest.approx(found["totals"]["seconds"], abs=1e-5)
 
 
 # Lives that are stopped after any single write.
