@@ -1,8 +1,9 @@
 """Watch streams through kopf, which is used for that alone: every event goes to one callback, nothing is ever written.
 
 kopf runs in a thread of its own. It never stops by itself unless something is wrong for good (its credentials, its
-rights, or an API server that did not answer for minutes); `on_end` then tells the process to end too. Only `event`
-handlers are registered: all others would write annotations or finalizers to other people's objects.
+rights, or an API server that did not answer for minutes); `on_end` then tells the process to end too, and nothing of
+this is used any more. Only `event` handlers are registered: all others would write annotations or finalizers to other
+people's objects.
 
 What kopf cannot see itself, a stream that is open and silent, is the canary's to find (canary.py).
 """
@@ -37,7 +38,7 @@ SELECTORS: Mapping[Resource, str | None] = {
 
 _TURN_SECONDS = 1.0
 _STUCK_SECONDS = 15.0
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 3.0
 
 
 class Watcher:
@@ -59,7 +60,6 @@ class Watcher:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._begun = threading.Event()
-        self._error: BaseException | None = None
         self._turned_at = time.monotonic()
 
     def start(self) -> None:
@@ -67,13 +67,13 @@ class Watcher:
         self._begun.wait()
 
     def stop(self) -> None:
-        """Ends the streams; waits some seconds for it."""
+        """Ends the streams; waits a few seconds for it."""
         self._stopping = True
         if self._loop is not None and self._task is not None:
             # A RuntimeError: the loop has ended already.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(_STOP_SECONDS)
+        self._thread.join(2 * _STOP_SECONDS)
 
     def problem(self) -> str | None:
         """Why no event can arrive; None: nothing is wrong, or it has not begun. For /livez."""
@@ -85,31 +85,36 @@ class Watcher:
         return f"its event loop has not turned for {seconds:.0f} s" if seconds > _STUCK_SECONDS else None
 
     def _run(self) -> None:
-        error: BaseException = RuntimeError("the watch streams ended by themselves")
         try:
             asyncio.run(self._watch())
-        except BaseException as raised:  # noqa: BLE001  (the border of this thread: on_end ends the process)
-            error = raised
+        except asyncio.CancelledError:
+            log.debug("the watch streams were stopped")
+        except Exception as error:  # noqa: BLE001  (the border of this thread: on_end ends the process)
+            self._report(error)
         finally:
             self._begun.set()
-        if not self._stopping:
-            self._on_end(self._error or error)
 
     async def _watch(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        turning = asyncio.create_task(self._turn())
+        self._loop.set_exception_handler(_log_in_one_line)
         self._begun.set()
+        turning = asyncio.create_task(self._turn())
+        tasks = await kopf.spawn_tasks(
+            registry=self._registry(),
+            settings=_settings(),
+            # Of no use without peering; left out, kopf asks for the user's name, which a container's may not have.
+            identity=cast("Any", "videogen"),
+            clusterwide=self._namespaces is None,
+            namespaces=self._namespaces or (),
+        )
         try:
-            await kopf.operator(
-                registry=self._registry(),
-                settings=_settings(),
-                # Of no use without peering; left out, kopf asks for the user's name, which a container's may not have.
-                identity=cast("Any", "videogen"),
-                clusterwide=self._namespaces is None,
-                namespaces=self._namespaces or (),
-            )
+            # Not kopf.operator(): it tidies up before it says that a stream has failed, and that can take for ever.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self._report(next((task.exception() for task in done if not task.cancelled()), None))
         finally:
-            turning.cancel()
+            for task in (turning, *tasks):
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
 
     async def _turn(self) -> None:
         while True:
@@ -132,7 +137,7 @@ class Watcher:
                 self._on_event(resource, event["type"], dict(event["object"]))
             except Exception as error:
                 # kopf would log it and go on without this event.
-                self._fail(error)
+                self._report(error)
                 raise
 
         return handle
@@ -142,13 +147,17 @@ class Watcher:
             return _find_cluster(settings, **kwargs)
         except Exception as error:
             # kopf would log it and wait for credentials for ever.
-            self._fail(error)
+            self._report(error)
             raise
 
-    def _fail(self, error: Exception) -> None:
-        self._error = error
-        if self._task is not None:
-            self._task.cancel()
+    def _report(self, error: BaseException | None) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._on_end(error or RuntimeError("the watch streams ended by themselves"))
+
+
+def _log_in_one_line(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    log.warning("watch loop: %s: %r", context["message"], context.get("exception"))
 
 
 class _Backoffs:
@@ -186,8 +195,8 @@ def _settings() -> kopf.OperatorSettings:
     settings.queueing.worker_limit = None
     settings.queueing.idle_timeout = 1
     settings.queueing.exit_timeout = 1
-    # Where kopf cannot even end, it kills the process; `stop` and the process's own end come first.
-    settings.process.ultimate_exiting_timeout = 2 * _STOP_SECONDS
+    # kopf would kill the whole process where it cannot end; `stop` does not wait for that.
+    settings.process.ultimate_exiting_timeout = None
     return settings
 
 
