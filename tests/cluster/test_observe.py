@@ -18,7 +18,7 @@ from videogen_api import naming
 from videogen_api.errors import Reason
 from videogen_api.naming import Stage
 from videogen_api.report import Bitmap, Progress, RunnerState
-from videogen_operator.cluster.observe import changes_at, find_podless, observe
+from videogen_operator.cluster.observe import Family, changes_at, find_refused, observe
 from videogen_operator.cluster.resources import JOBS, PODS, Object
 from videogen_operator.cluster.slim import slim
 from videogen_operator.core.observed import (
@@ -38,6 +38,10 @@ UNSCHEDULABLE = (
 )
 
 
+def read(jobs: Sequence[Object], pods: Sequence[Object]) -> Family:
+    return Family.read([slim(JOBS, job) for job in jobs], [slim(PODS, pod) for pod in pods])
+
+
 def observe_all(
     jobs: Sequence[Object],
     pods: Sequence[Object] = (),
@@ -45,9 +49,7 @@ def observe_all(
     progress: Mapping[str, Progress] | None = None,
     now: datetime = NOW,
 ) -> tuple[ObservedGroup, ...]:
-    slim_jobs = [slim(JOBS, job) for job in jobs]
-    slim_pods = [slim(PODS, pod) for pod in pods]
-    return observe(slim_jobs, slim_pods, events or {}, (progress or {}).get, now).groups
+    return observe(read(jobs, pods), events or {}, (progress or {}).get, now).groups
 
 
 def group_of(*processes: ObservedProcess, **fields: Any) -> ObservedGroup:
@@ -387,15 +389,15 @@ def test_events_are_read_of_jobs_that_should_have_pods_by_now() -> None:
     deleted["metadata"]["deletionTimestamp"] = at(-1)
     jobs = [build_job("old"), build_job("young", created=-4), build_job("busy"), suspended, over, deleted]
     pods = [build_pod(job="busy", phase="Pending")]
-    assert [job.metadata.uid for job in find_podless(jobs, pods, NOW)] == ["old"]
+    assert [job.metadata.uid for job in find_refused(read(jobs, pods), NOW)] == ["old"]
 
 
 def test_the_time_at_which_the_cluster_will_look_different_is_known() -> None:
-    assert changes_at([build_job()], [build_pod()], NOW) is None
-    assert changes_at([build_job(created=-2)], [], NOW) == NOW + timedelta(seconds=3)
-    assert changes_at([build_job()], [], NOW) == NOW + timedelta(seconds=10)
+    assert changes_at(read([build_job()], [build_pod()]), NOW) is None
+    assert changes_at(read([build_job(created=-2)], []), NOW) == NOW + timedelta(seconds=3)
+    assert changes_at(read([build_job()], []), NOW) == NOW + timedelta(seconds=10)
     leaving = build_pod(deleted=-40)
-    when = changes_at([build_job()], [leaving], NOW)
+    when = changes_at(read([build_job()], [leaving]), NOW)
     assert when == NOW + timedelta(seconds=21)
     assert observe_all([], [leaving], now=when - timedelta(seconds=1)) != ()
     assert observe_all([], [leaving], now=when) == ()
@@ -484,9 +486,10 @@ _UNSCHEDULED = build_pod("d", state={}, conditions=(condition("PodScheduled", "F
     event=_mutated(refusal("exceeded quota")),
 )
 def test_no_object_stops_the_observation(jobs: tuple[Object, ...], pods: tuple[Object, ...], event: Object) -> None:
-    groups = observe(jobs, pods, {"j": [event], "k": [event]}, {}.get, NOW).groups
-    find_podless(jobs, pods, NOW)
-    changes_at(jobs, pods, NOW)
+    family = Family.read(jobs, pods)
+    groups = observe(family, {"j": [event], "k": [event]}, {}.get, NOW).groups
+    find_refused(family, NOW)
+    changes_at(family, NOW)
     # Whatever was done to it, the Job that nobody touched is seen.
     if jobs[1] == slim(JOBS, build_job("k")):
         assert "k" in [group.uid for group in groups]

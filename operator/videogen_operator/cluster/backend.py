@@ -15,7 +15,7 @@ from videogen_api.status import VideoGenerationStatus
 from videogen_operator.cluster.api_errors import AlreadyExists, NotFound
 from videogen_operator.cluster.cache import ClusterCache
 from videogen_operator.cluster.client import KubernetesClient
-from videogen_operator.cluster.observe import REREAD_AFTER, changes_at, find_podless, observe
+from videogen_operator.cluster.observe import REREAD_AFTER, Family, changes_at, find_refused, observe
 from videogen_operator.cluster.ownership import NameTaken, check_owner
 from videogen_operator.cluster.render import render_group
 from videogen_operator.cluster.resources import JOBS, SERVICES, VIDEO_GENERATIONS, Key, Object, resource_of
@@ -65,14 +65,17 @@ class ClusterBackend:
 
     def observe_key(self, key: Key) -> Observed:
         """As `observe`, for a resource that cannot be read."""
-        now, children = self._clock(), self._cache.children(key)
-        failed_creates = self._refusals.read(find_podless(children.jobs, children.pods, now), now)
-        return observe(children.jobs, children.pods, failed_creates, self._progress, now)
+        now, family = self._clock(), self._family(key)
+        failed_creates = self._refusals.read(find_refused(family, now), now)
+        return observe(family, failed_creates, self._progress, now)
 
     def changes_at(self, key: Key) -> datetime | None:
         """When `observe` may next say something else although the cache stays as it is; None: never."""
+        return changes_at(self._family(key), self._clock())
+
+    def _family(self, key: Key) -> Family:
         children = self._cache.children(key)
-        return changes_at(children.jobs, children.pods, self._clock())
+        return Family.read(children.jobs, children.pods)
 
     def write_status(self, resource: VideoGeneration, status: VideoGenerationStatus) -> None:
         self.write(resource.metadata, status)

@@ -7,9 +7,9 @@ the group is at work. An object that carries our labels but does not read like a
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from videogen_api.report import Progress, TerminationReport
 from videogen_operator.cluster.hindrances import LOST_AFTER, waiting_of_job, waiting_of_pod
@@ -36,57 +36,74 @@ _KILLED = 137
 V = TypeVar("V", Job, Pod, Event)
 
 
+@dataclass(frozen=True)
+class Family:
+    """The Jobs of one resource, and the pods of each, read once for all questions."""
+
+    jobs: tuple[Job, ...]
+    pods_of_job: Mapping[str, Sequence[Pod]]
+    """By the uid of the Job; some of these are gone."""
+
+    @classmethod
+    def read(cls, jobs: Iterable[Object], pods: Iterable[Object]) -> Self:
+        pods_of_job: dict[str, list[Pod]] = defaultdict(list)
+        for pod in _read_all(Pod, pods):
+            if pod.job_uid is not None:
+                pods_of_job[pod.job_uid].append(pod)
+        return cls(tuple(_read_all(Job, jobs)), dict(pods_of_job))
+
+    @property
+    def podless(self) -> tuple[Job, ...]:
+        """The Jobs that should have pods and have none."""
+        return tuple(job for job in self.jobs if job.metadata.uid not in self.pods_of_job and _should_have_pods(job))
+
+
 def observe(
-    jobs: Iterable[Object],
-    pods: Iterable[Object],
+    family: Family,
     failed_creates: Mapping[str, Sequence[Object]],
     progress: Callable[[str], Progress | None],
     now: datetime,
 ) -> Observed:
     """`failed_creates` has FailedCreate events by the Job's uid; `progress` says what the pod of a uid said last."""
-    pods_of_job = _by_job(pods)
     groups = [
         _observe_job(
             job,
-            pods_of_job.pop(job.metadata.uid, []),
+            family.pods_of_job.get(job.metadata.uid, ()),
             list(_read_all(Event, failed_creates.get(job.metadata.uid, ()))),
             progress,
             now,
         )
-        for job in _read_all(Job, jobs)
+        for job in family.jobs
     ]
-    # What is left over belongs to Jobs that are gone.
-    groups += [_observe_remains(job_uid, remains, progress, now) for job_uid, remains in pods_of_job.items()]
+    present = {job.metadata.uid for job in family.jobs}
+    groups += [
+        _observe_remains(job_uid, remains, progress, now)
+        for job_uid, remains in family.pods_of_job.items()
+        if job_uid not in present
+    ]
     found = (group for group in groups if group is not None)
     return Observed(
         tuple(sorted(found, key=lambda group: (group.run_id, group.stage, group.pool or "", group.attempt)))
     )
 
 
-def find_podless(jobs: Iterable[Object], pods: Iterable[Object], now: datetime) -> tuple[Job, ...]:
+def find_refused(family: Family, now: datetime) -> tuple[Job, ...]:
     """The Jobs whose FailedCreate events are worth reading."""
-    pods_of_job = _by_job(pods)
-    return tuple(
-        job
-        for job in _read_all(Job, jobs)
-        if job.metadata.uid not in pods_of_job and _should_have_pods(job) and now - _created(job) >= REFUSED_AFTER
-    )
+    return tuple(job for job in family.podless if now - _created(job) >= REFUSED_AFTER)
 
 
-def changes_at(jobs: Iterable[Object], pods: Iterable[Object], now: datetime) -> datetime | None:
-    """When `observe` may next say something else without any event of the cache's; None: never."""
-    pods_of_job = _by_job(pods)
+def changes_at(family: Family, now: datetime) -> datetime | None:
+    """When `observe` may next say something else although no object changes; None: never."""
     times = [
         pod.metadata.deletion_timestamp + LOST_AFTER + timedelta(seconds=1)
-        for found in pods_of_job.values()
-        for pod in found
+        for pods in family.pods_of_job.values()
+        for pod in pods
         if pod.metadata.deletion_timestamp is not None and not pod.is_terminal
     ]
     times += [
         # Once it is too late already, nothing but another look at the events can tell that they are others now.
         due if (due := _created(job) + REFUSED_AFTER) > now else now + REREAD_AFTER
-        for job in _read_all(Job, jobs)
-        if job.metadata.uid not in pods_of_job and _should_have_pods(job)
+        for job in family.podless
     ]
     return min((time for time in times if time > now), default=None)
 
@@ -228,14 +245,6 @@ def _read_report(message: str, pod: Pod) -> TerminationReport | None:
     """A report of another stage than its pod's is no report."""
     report = TerminationReport.from_bytes(message.encode(errors="replace"))
     return report if report is not None and report.stage == pod.metadata.labels.stage else None
-
-
-def _by_job(pods: Iterable[Object]) -> dict[str, list[Pod]]:
-    found: dict[str, list[Pod]] = defaultdict(list)
-    for pod in _read_all(Pod, pods):
-        if pod.job_uid is not None:
-            found[pod.job_uid].append(pod)
-    return dict(found)
 
 
 def _read_all(view: type[V], found: Iterable[Object]) -> Iterator[V]:
