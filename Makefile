@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup builtin-weights demo test lint types imports unit generate lock clean
+.PHONY: setup builtin-weights demo test lint types imports unit cluster-deps cluster-parts cluster test-cluster generate lock clean
 
 setup: $(STAMP)
 
@@ -45,9 +45,24 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-unit: setup
-	$(BIN)/python tests/store/versitygw.py
+unit: setup cluster-parts
 	$(BIN)/pytest -n 2 --dist loadscope
+
+# The test cluster: tests/cluster/README.md. System packages are installed by nothing but this.
+cluster-deps:
+	$(PYTHON) -m tests.cluster.packages
+
+# Minutes when cold, and nothing where it cannot work: the tests then say so.
+cluster-parts: setup
+	$(BIN)/python tests/store/versitygw.py
+	$(BIN)/python -m tests.cluster.binaries
+	$(BIN)/python -m tests.cluster.images
+
+cluster: setup
+	$(BIN)/python -m tests.cluster.real
+
+test-cluster: setup cluster-parts
+	$(BIN)/pytest -n 2 --dist loadscope tests/cluster tests/chart
 
 # Everything that is made from the models of api/videogen_api; a test fails on any difference.
 generate: setup

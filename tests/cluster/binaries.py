@@ -73,7 +73,11 @@ def _built(program: Path, command: Sequence[str]) -> Path | None:
 def locked(path: Path) -> Iterator[None]:
     """One process at a time; the lock ends with its holder, however that ends."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that holds {path}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

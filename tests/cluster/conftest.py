@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tests.cluster import binaries, node, real
+from tests.cluster import binaries, packages, real
 from tests.cluster import control_plane as control_planes
 
 
@@ -28,7 +28,7 @@ def control_plane() -> Iterator[control_planes.ControlPlane]:
 @pytest.fixture(scope="session")
 def real_node() -> Iterator[real.RealCluster]:
     """A cluster that runs pods. Tests share it: take a namespace of your own."""
-    reason = None if os.environ.get("KUBECONFIG") else node.missing()
+    reason = None if os.environ.get("KUBECONFIG") else packages.why_no_node()
     if binaries.kube() is None:
         reason = binaries.NEEDS_GO
     if reason is not None:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +40,13 @@ class Containers:
             self.ctr("images", "import", str(archive))
 
     def ctr(self, *arguments: str) -> str:
-        command = ["ctr", f"--address={self.socket}", f"--namespace={NAMESPACE}", *arguments]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = subprocess.run([*self._ctr(), *arguments], check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"ctr {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
+
+    def _ctr(self) -> list[str]:
+        return ["ctr", f"--address={self.socket}", f"--namespace={NAMESPACE}"]
 
     def images(self) -> list[str]:
         return self.ctr("images", "list", "--quiet").split()
@@ -58,10 +59,13 @@ class Containers:
         image = images.image_id(tag)
         name = f"{tag}:{image.removeprefix('sha256:')[:12]}"
         if name not in self.images():
-            with tempfile.TemporaryDirectory(prefix="import-", dir=self.root) as folder:
-                archive = Path(folder) / "image.tar"
-                images.write_archive(image, name, archive, self._blobs())
-                self.ctr("images", "import", str(archive))
+            command = [*self._ctr(), "images", "import", "-"]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as importer:
+                assert importer.stdin is not None
+                images.export(image, name, self._blobs(), importer.stdin)
+                importer.stdin.close()
+            if importer.returncode != 0:
+                raise RuntimeError(f"ctr images import of {tag} ended with {importer.returncode}")
             for older in self.images():
                 if older.startswith(f"{tag}:") and older != name:
                     self.ctr("images", "remove", older)

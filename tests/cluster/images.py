@@ -6,7 +6,6 @@ layer in the user's cache, so that a change of the sources builds the last layer
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,7 +13,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
+from tests.cluster import packages
 from tests.cluster.binaries import NEEDS_GO, cache, locked
 from tests.store import versitygw
 
@@ -90,32 +91,41 @@ def build(tag: str) -> str:
         if not BUILTIN_WEIGHTS.is_dir():
             make = ["weights", "random", "--preset", "tiny", "--out", str(BUILTIN_WEIGHTS)]
             subprocess.run([sys.executable, "-m", "videogen_operator.cli.main", *make], check=True, stdout=sys.stderr)
-        return build_image(DOCKERFILES[tag], tag, context, build_args={"BASE": build_base()})
+        base = build_base()
+        older = image_id(tag) if _exists(tag) else None
+        image = build_image(DOCKERFILES[tag], tag, context, build_args={"BASE": base})
+        if older not in (None, image):
+            _buildah("rmi", older)
+        return image
 
 
 def image_id(tag: str) -> str:
     return _buildah("inspect", "--type=image", "--format={{.FromImageID}}", tag).strip()
 
 
-def write_archive(image: str, name: str, archive: Path, present: Mapping[str, int]) -> None:
-    """An OCI archive of an image to import as `name`, without the layers that the importer has.
+def export(image: str, name: str, present: Mapping[str, int], target: IO[bytes]) -> None:
+    """Writes an OCI archive without the layers that its reader has.
 
     Args:
         image: Tag or id in buildah's store.
-        name: With tag, e.g. localhost/videogen-runner:1.
-        archive: Written.
-        present: Bytes of each blob that the importer has, by digest ("sha256:..").
+        name: What the reader shall call it, with tag.
+        present: Bytes of each blob that the reader has, by digest ("sha256:..").
+        target: Where the archive goes, from first to last byte.
     """
-    with tempfile.TemporaryDirectory(prefix="layout-", dir=archive.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix="layout-", dir=cache()) as folder:
         layout = Path(folder)
         blobs = layout / "blobs" / "sha256"
         blobs.mkdir(parents=True)
-        # buildah does not write a blob that is there. It only looks at names and sizes, so holes in files will do.
+        # A blob that is there is not written again. Only names and sizes are looked at, so holes in files will do.
         for digest, size in present.items():
             with (blobs / digest.removeprefix("sha256:")).open("wb") as file:
                 file.truncate(size)
-        _buildah("push", "--quiet", "--disable-compression", image, f"oci:{layout}:{name}")
-        with tarfile.open(archive, "w") as tar:
+        # Not `buildah push`: it compresses every layer before it looks whether it is there.
+        source = f"containers-storage:[overlay@{_store()}+{_store_run()}]{image}"
+        _run_private(
+            "skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers", source, f"oci:{layout}:{name}"
+        )
+        with tarfile.open(fileobj=target, mode="w|") as tar:
             for path in sorted(layout.rglob("*")):
                 if path.is_file() and f"sha256:{path.name}" not in present:
                     tar.add(path, path.relative_to(layout))
@@ -138,8 +148,8 @@ def _shape_like_python_image(root: Path) -> None:
     (root / "usr/local/bin/python3").symlink_to("/usr/bin/python3")
     for marker in root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
         marker.unlink()
-    for packages in (root / "var/cache/apt/archives").glob("*.deb"):
-        packages.unlink()
+    for archive in (root / "var/cache/apt/archives").glob("*.deb"):
+        archive.unlink()
 
 
 @contextmanager
@@ -173,22 +183,35 @@ def _pip_options() -> dict[str, str]:
     return found
 
 
+def _store() -> Path:
+    return cache() / "buildah"
+
+
+def _store_run() -> Path:
+    return cache() / "buildah-run"
+
+
 def _buildah(*arguments: str, output: object = subprocess.PIPE) -> str:
-    store, run = cache() / "buildah", cache() / "buildah-run"
-    for folder in (store, run):
+    store = ("--root", str(_store()), "--runroot", str(_store_run()), "--storage-driver", "overlay")
+    return _run_private("buildah", *store, *arguments, output=output)
+
+
+def _run_private(*command: str, output: object = subprocess.PIPE) -> str:
+    """With mounts of its own, so that none is left, also where it is killed."""
+    for folder in (_store(), _store_run()):
         folder.mkdir(parents=True, exist_ok=True)
-    # Its mounts, and its notes of them, are its own and end with it, also where it is killed.
-    private = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(run)]
-    command = [*private, "buildah", "--root", str(store), "--runroot", str(run), "--storage-driver", "overlay"]
-    done = subprocess.run([*command, *arguments], check=False, stdout=output, stderr=sys.stderr, text=True)
+    # The store's notes of what is mounted go with the mounts.
+    private = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(_store_run())]
+    done = subprocess.run([*private, *command], check=False, stdout=output, stderr=sys.stderr, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"buildah {arguments[0]} ended with {done.returncode}")
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}")
     return done.stdout or ""
 
 
 def main() -> int:
-    if os.geteuid() != 0 or shutil.which("buildah") is None:
-        print("images need root and `make cluster-deps`: tests on a real node will be skipped", file=sys.stderr)
+    reason = packages.why_no_node()
+    if reason is not None:
+        print(f"{reason}; its tests will be skipped", file=sys.stderr)
         return 1 if os.environ.get("CI") else 0
     for tag in DOCKERFILES:
         print(tag, build(tag))

@@ -10,13 +10,11 @@ from pathlib import Path
 
 from tests.cluster import binaries
 from tests.cluster.cluster import Cluster, write_kubeconfig
-from tests.cluster.containers import CNI_PLUGINS, Containers
+from tests.cluster.containers import Containers
 from tests.cluster.control_plane import ControlPlane, control_plane
 from tests.cluster.leftovers import wait_until_ended
 from tests.cluster.machines import BRIDGE, HOST, PODS, Machine, bridge, machine
 
-NEEDED = ("containerd", "runc", "iptables", "buildah", "debootstrap", "ip", "nsenter", "openssl")
-INSTALL = "a real node needs root and `make cluster-deps`"
 GPU = "nvidia.com/gpu"
 READY_SECONDS = 60.0
 
@@ -34,17 +32,6 @@ class Node(Cluster):
     def load_image(self, tag: str) -> str:
         """Makes an image of buildah's store ready for pods and returns the name that they use: it is never pulled."""
         return self.containers.load(tag)
-
-
-def missing() -> str | None:
-    """Why no node can be started here, in one line; None where one can."""
-    absent = [program for program in NEEDED if shutil.which(program) is None]
-    absent += [] if CNI_PLUGINS.exists() else [str(CNI_PLUGINS)]
-    if os.geteuid() != 0:
-        return f"{INSTALL}: this is not root"
-    if absent:
-        return f"{INSTALL}: no {', '.join(absent)}"
-    return None
 
 
 @contextmanager

@@ -1,14 +1,19 @@
-"""The real cluster that tests and people get: one node of our own, or whatever `KUBECONFIG` leads to."""
+"""The real cluster that tests and people get: one node of our own, or whatever `KUBECONFIG` leads to.
+
+`python -m tests.cluster.real` starts one of our own for use by hand.
+"""
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tests.cluster import binaries, images
+from tests.cluster import binaries, images, packages
 from tests.cluster.cluster import Cluster
 from tests.cluster.containers import PAUSE
 from tests.cluster.node import node
@@ -62,7 +67,7 @@ class HelmError(RuntimeError):
 
 @contextmanager
 def real_cluster() -> Iterator[RealCluster]:
-    """Ends everything that it started. node.missing() says where it cannot work, unless KUBECONFIG is set."""
+    """Ends everything that it started. packages.why_no_node() says where none of our own can be started."""
     kube, helm = binaries.kube(), binaries.helm()
     if kube is None or helm is None:
         raise RuntimeError(binaries.NEEDS_GO)
@@ -85,3 +90,22 @@ def _published(tag: str) -> str:
     if name is None:
         raise RuntimeError(f"KUBECONFIG is set: name the image that its nodes shall run in {VARIABLES[tag]}")
     return name
+
+
+def main() -> int:
+    reason = packages.why_no_node()
+    if reason is not None:
+        print(reason, file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), real_cluster() as cluster:
+        print(f"export KUBECONFIG={cluster.kubeconfig}")
+        print(f"# images: {cluster.operator_image} {cluster.runner_image} {cluster.store_image}")
+        print(f"# kubectl: {cluster.kube} kubectl; helm: {cluster.helm_program}")
+        print("# Ctrl-C ends it", flush=True)
+        signal.pause()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -75,10 +75,8 @@ def test_a_service_is_reached_by_its_name_and_address(real_node: RealCluster, na
     real_node.kubectl("expose", "pod", "web", "--port=80", "--target-port=8080", f"--namespace={namespace}")
     real_node.kubectl("wait", "pod/web", "--for=condition=Ready", f"--namespace={namespace}", "--timeout=60s")
     # DNS and kube-proxy learn of the Service a moment after the API server.
-    find = (
-        "until address=$(nslookup web.harness.svc.cluster.local | sed -n '6s/Address: //p') && [ $address ]; do :; done"
-    )
-    ask = "until printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc $address 80; do :; done"
+    find = "until ip=$(nslookup web.harness.svc.cluster.local | sed -n 's/^Address: //p'); [ $ip ]; do :; done"
+    ask = "until printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc $ip 80; do :; done"
     run_pod(real_node, "client", f"{find}; {ask}")
     wait_for_phase(real_node, "client", "Succeeded")
     assert logs(real_node, "client").splitlines()[-1] == "hello"
