@@ -18,6 +18,7 @@ from videogen_operator.cluster.api_errors import (
     Gone,
     Invalid,
     NotFound,
+    NotLeader,
     TooManyRequests,
     Unavailable,
 )
@@ -109,6 +110,30 @@ def test_no_write_is_sent_twice(faulty: FaultyServer, reply: Reply) -> None:
         with pytest.raises((Unavailable, TooManyRequests)):
             write()
         assert len(faulty.requests) == position + 1
+
+
+def test_a_message_says_what_was_asked_without_its_options(faulty: FaultyServer) -> None:
+    faulty.replies = [Reply(403, status(403, "Forbidden", "exceeded quota"))]
+    with pytest.raises(Forbidden) as caught:
+        faulty.client.create(JOBS, "team", {})
+    assert str(caught.value) == "POST /apis/batch/v1/namespaces/team/jobs: 403: exceeded quota"
+    assert urlsplit(faulty.requests[0].path).query == "fieldManager=videogen"
+
+
+def test_text_that_is_not_unicode_can_be_written(faulty: FaultyServer) -> None:
+    faulty.replies = [Reply(200, {"metadata": {}})]
+    faulty.client.patch(JOBS, "team", "fox", {"message": "\ud800 rot: é"})
+    assert faulty.requests[0].body == {"message": "\ud800 rot: é"}
+
+
+def test_a_replica_that_does_not_lead_writes_nothing(faulty: FaultyServer) -> None:
+    client = faulty.connect(faulty.address, may_write=lambda: False)
+    faulty.replies = [Reply(200, {"read": 1})]
+    with pytest.raises(NotLeader):
+        client.create(JOBS, "team", {})
+    assert client.get(JOBS, "team", "fox") == {"read": 1}
+    client.close()
+    assert [request.method for request in faulty.requests] == ["GET"]
 
 
 def test_after_a_broken_connection_the_next_call_makes_a_new_one(faulty: FaultyServer) -> None:

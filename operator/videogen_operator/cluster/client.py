@@ -247,12 +247,13 @@ class KubernetesClient:
         content = None
         if body is not None:
             headers["Content-Type"] = content_type
-            content = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+            content = json.dumps(body, separators=(",", ":")).encode()
         token = self._bearer_token()
         if token is not None:
             headers["Authorization"] = token
+        asked = f"{method} {path.partition('?')[0]}"
         if method != "GET" and self._may_write is not None and not self._may_write():
-            raise NotLeader(f"{method} {path}: not sent: this replica does not lead", code=0)
+            raise NotLeader(f"{asked}: not sent: this replica does not lead", code=0)
         code = 0
         started = time.perf_counter()
         try:
@@ -261,12 +262,12 @@ class KubernetesClient:
             )
             code = reply.status
         except urllib3.exceptions.HTTPError as error:
-            raise Unavailable(f"{method} {path}: no answer: {error}", code=0) from error
+            raise Unavailable(f"{asked}: no answer: {error}", code=0) from error
         finally:
             if self._record_call is not None:
                 self._record_call(method, resource.plural, code, time.perf_counter() - started)
         if not 200 <= code < 300:
-            raise error_of_reply(f"{method} {path}", code, reply.headers, reply.data)
+            raise error_of_reply(asked, code, reply.headers, reply.data)
         return reply.data
 
     def _bearer_token(self) -> str | None:

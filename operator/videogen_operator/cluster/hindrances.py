@@ -19,7 +19,7 @@ _IMAGE_REASONS = frozenset(
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _IMAGE_CAUSES = (
     (re.compile(r"not found|manifest unknown|does not exist", re.IGNORECASE), "the registry does not have it"),
-    (re.compile(r"unauthorized|denied|forbidden|401|403", re.IGNORECASE), "the registry refuses the credentials"),
+    (re.compile(r"unauthorized|denied|forbidden", re.IGNORECASE), "the registry refuses the credentials"),
     (re.compile(r"no such host|timeout|refused|unreachable", re.IGNORECASE), "the registry cannot be reached"),
 )
 _MISSING_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) [^/\s]*/?(\S+)")
