@@ -193,6 +193,7 @@ SCRIPTS = {
     "more runners": Script(build_spec(), WELL, (edit(40, runners=[cpu_pool("a", 3)]),)),
     "other pods": Script(build_spec(), WELL, (edit(40, runners=[cpu_pool("a", pod={"labels": {"a": "b"}})]),)),
     "another pool": Script(build_spec(), WELL, (edit(40, runners=[cpu_pool("b")]),)),
+    "refused and mended": Script(build_spec(), WELL, (edit(40, model={"name": "nobody knows it"}), drop(60, "model"))),
     "edit after the end": Script(build_spec(), WELL, (edit(100, prompts=prompt("a blue fox")),)),
 }
 
@@ -266,6 +267,8 @@ def edits() -> st.SearchStrategy[Edit]:
         lambda at: edit(at, runners=[cpu_pool("a", 2)]),
         lambda at: edit(at, runners=[cpu_pool("a"), cpu_pool("b")]),
         lambda at: edit(at, runners=[cpu_pool("b"), cpu_pool("a", 0)]),
+        lambda at: edit(at, model={"name": "nobody knows it"}),
+        lambda at: drop(at, "model"),
         lambda at: edit(at, runners=[cpu_pool("a", pod={"labels": {"team": "red"}})]),
         lambda at: edit(at, encoder={"gpu": {"count": 0}, "pod": {"labels": {"team": "red"}}}),
         lambda at: edit(at, prompts=prompt("a red fox", name="renamed")),
@@ -299,7 +302,7 @@ def test_whatever_happens_a_life_keeps_its_rules_and_comes_to_an_end(
     world = Script(spec, told(**fates), (*changes, resumed)).play(stops, float(outage))
     assert world.status.phase in FINISHED_PHASES
     if not stops:
-        assert set(world.groups.values()) == {1}
+        assert set(world.groups.values()) <= {1}
 
 
 @settings(max_examples=150, deadline=None)

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.builders import NOW
 
+from videogen_api.errors import InvalidInput
 from videogen_api.plan import Plan
 from videogen_api.resource import VideoGeneration, parse_resource
 from videogen_api.spec import ModelRef, Storage
@@ -22,6 +23,7 @@ from videogen_operator.core.defaults import Defaults
 from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup
 from videogen_operator.core.planner import make_plan
 from videogen_operator.core.reconcile import is_new, reconcile, settle
+from videogen_operator.core.refusal import refuse
 from videogen_operator.core.simulate import FateOf, SimulatedCluster
 from videogen_operator.core.writes import REPORT_EVERY, differs, is_news
 from videogen_operator.sync import Outcome, apply
@@ -48,11 +50,14 @@ def cpu_pool(name: str, replicas: int = 1, **fields: Any) -> Spec:
 
 
 @lru_cache(maxsize=256)
-def _read(spec: str) -> tuple[VideoGeneration, Plan]:
+def _read(spec: str) -> tuple[VideoGeneration, Plan | InvalidInput]:
     metadata = {"name": "test", "uid": "u1"}
     manifest = {"apiVersion": "videogen.dev/v1alpha1", "kind": "VideoGeneration", "metadata": metadata}
     resource = parse_resource({**manifest, "spec": json.loads(spec)})
-    return resource, make_plan(resource, _DEFAULTS)
+    try:
+        return resource, make_plan(resource, _DEFAULTS)
+    except InvalidInput as error:
+        return resource, error
 
 
 class World:
@@ -72,7 +77,7 @@ class World:
         self.groups: Counter[tuple[str, str]] = Counter()
         """How often each name was created, by run."""
         self._spec = spec
-        self._plan: Plan
+        self._plan: Plan | InvalidInput
         self._edits = sorted(edits, key=lambda edit: edit[0])
         self._stops = stops
         self._outage = timedelta(seconds=outage_seconds)
@@ -138,7 +143,10 @@ class World:
                 self._plans.clear()
                 self._written("delete plans")
             return apply(resource, None, decision, self, may_report=True).wake_at
-        plan, revision = self._frozen(resource)
+        if isinstance(self._plan, InvalidInput):
+            self._refuse(resource, self._plan, observed)
+            return None
+        plan, revision = self._frozen(resource, self._plan)
         decision = reconcile(resource, plan, observed, now, plan_revision=revision)
         if self._plans.get((plan.run_id, revision)) != plan:
             self._plans[plan.run_id, revision] = plan
@@ -154,12 +162,20 @@ class World:
         times = (outcome.wake_at, report_at if unreported else None)
         return min((time for time in times if time is not None), default=None)
 
-    def _frozen(self, resource: VideoGeneration) -> tuple[Plan, int]:
+    def _frozen(self, resource: VideoGeneration, wanted: Plan) -> tuple[Plan, int]:
         status = resource.status
         known = None if is_new(resource) else self._plans.get((status.run_id or "", status.plan_revision))
-        if known is not None and known == self._plan:
-            return known, status.plan_revision
-        return self._plan, status.plan_revision + 1 if status.run_id == self._plan.run_id else 1
+        if known == wanted:
+            return wanted, status.plan_revision
+        return wanted, status.plan_revision + 1 if status.run_id == wanted.run_id else 1
+
+    def _refuse(self, resource: VideoGeneration, error: InvalidInput, observed: Observed) -> None:
+        status = refuse(resource.status, self._generation, error.reason, str(error), self.cluster.now)
+        if differs(resource.status, status):
+            self.write_status(resource, status)
+        for group in observed.groups:
+            if group.state == GroupState.RUNNING:
+                self.delete(group)
 
     def _written(self, what: str) -> None:
         self.writes.append(what)
