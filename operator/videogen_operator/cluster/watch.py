@@ -38,7 +38,7 @@ SELECTORS: Mapping[Resource, str | None] = {
 
 _TURN_SECONDS = 1.0
 _STUCK_SECONDS = 15.0
-_STOP_SECONDS = 3.0
+_TIDY_SECONDS = 8.0
 
 
 class Watcher:
@@ -58,7 +58,8 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._has_ended = False
+        """Stopped, or reported to have failed."""
         self._begun = threading.Event()
         self._turned_at = time.monotonic()
 
@@ -68,12 +69,12 @@ class Watcher:
 
     def stop(self) -> None:
         """Ends the streams; waits a few seconds for it."""
-        self._stopping = True
-        if self._loop is not None and self._task is not None:
-            # A RuntimeError: the loop has ended already.
+        if not self._has_ended and self._loop is not None and self._task is not None:
+            self._has_ended = True
+            # A RuntimeError: the loop was faster.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(2 * _STOP_SECONDS)
+        self._thread.join(_TIDY_SECONDS)
 
     def problem(self) -> str | None:
         """Why no event can arrive; None: nothing is wrong, or it has not begun. For /livez."""
@@ -99,6 +100,7 @@ class Watcher:
         self._loop.set_exception_handler(_log_in_one_line)
         self._begun.set()
         turning = asyncio.create_task(self._turn())
+        others = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
             registry=self._registry(),
             settings=_settings(),
@@ -107,14 +109,16 @@ class Watcher:
             clusterwide=self._namespaces is None,
             namespaces=self._namespaces or (),
         )
+        tidying = asyncio.create_task(kopf.run_tasks(tasks, ignored=others))
         try:
-            # Not kopf.operator(): it tidies up before it says that a stream has failed, and that can take for ever.
+            # kopf tidies up before it says that a stream has failed, and that can take for ever.
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             self._report(next((task.exception() for task in done if not task.cancelled()), None))
+            await asyncio.wait([tidying], timeout=_TIDY_SECONDS)
         finally:
-            for task in (turning, *tasks):
-                task.cancel()
-            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+            tidying.cancel()
+            turning.cancel()
+            await asyncio.wait([tidying], timeout=_TIDY_SECONDS)
 
     async def _turn(self) -> None:
         while True:
@@ -137,7 +141,7 @@ class Watcher:
                 self._on_event(resource, event["type"], dict(event["object"]))
             except Exception as error:
                 # kopf would log it and go on without this event.
-                self._report(error)
+                self._give_up(error)
                 raise
 
         return handle
@@ -147,12 +151,17 @@ class Watcher:
             return _find_cluster(settings, **kwargs)
         except Exception as error:
             # kopf would log it and wait for credentials for ever.
-            self._report(error)
+            self._give_up(error)
             raise
 
+    def _give_up(self, error: Exception) -> None:
+        self._report(error)
+        if self._task is not None:
+            self._task.cancel()
+
     def _report(self, error: BaseException | None) -> None:
-        if not self._stopping:
-            self._stopping = True
+        if not self._has_ended:
+            self._has_ended = True
             self._on_end(error or RuntimeError("the watch streams ended by themselves"))
 
 
