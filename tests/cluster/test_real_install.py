@@ -1,0 +1,181 @@
+"""From `helm install` to a finished video on a real node, in both modes of the chart, and what users see on the way."""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+import yaml
+from tests.cluster.cluster import KubectlError
+from tests.cluster.real import RealCluster
+
+REPOSITORY = Path(__file__).parents[2]
+CHART = REPOSITORY / "charts" / "videogen"
+QUICKSTART = REPOSITORY / "examples" / "quickstart.yaml"
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@dataclass(frozen=True)
+class Release:
+    """The chart, installed in a namespace with the embedded store."""
+
+    cluster: RealCluster
+    namespace: str
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return self.cluster.kubectl("--namespace", self.namespace, *arguments, stdin=stdin)
+
+    def apply(self, manifest: dict[str, Any]) -> None:
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
+    def wait(self, name: str, condition: str, seconds: int) -> dict[str, Any]:
+        """The resource, as soon as `kubectl wait` has seen the condition, such as `condition=Ready`."""
+        try:
+            self.kubectl("wait", f"vg/{name}", f"--for={condition}", f"--timeout={seconds}s")
+        except KubectlError as error:
+            everything = self.kubectl("get", "vg,jobs,pods,events", "--output=wide")
+            raise AssertionError(f"{error}\n{everything}\n{self.kubectl('get', 'vg', name, '-o', 'yaml')}") from error
+        found: dict[str, Any] = json.loads(self.kubectl("get", "vg", name, "--output=json"))
+        return found
+
+    def read_stored(self, url: str) -> bytes:
+        """An object of the embedded store, which is a file of its pod."""
+        path = url.replace("s3://", "/data/")
+        return base64.b64decode(self.kubectl("exec", "deployment/videogen-store", "--", "base64", "--wrap=0", path))
+
+
+def install(cluster: RealCluster, namespace: str, *settings: str) -> Release:
+    cluster.kubectl("create", "namespace", namespace)
+    cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    images = {"operator": cluster.operator_image, "runner": cluster.runner_image}
+    values = [f"images.{image}.{part}" for image, name in images.items() for part in _parts(name)]
+    values += [f"embeddedStore.image.{part}" for part in _parts(cluster.store_image)]
+    flags = [f"--set-string={value}" for value in values] + [f"--set={setting}" for setting in settings]
+    cluster.helm(
+        *("install", "videogen", str(CHART), "--namespace", namespace, "--values", str(CHART / "tryout.yaml")),
+        *("--wait", "--timeout=300s", *flags),
+    )
+    return Release(cluster, namespace)
+
+
+def _parts(image: str) -> tuple[str, str]:
+    repository, _, tag = image.rpartition(":")
+    return f"repository={repository}", f"tag={tag}"
+
+
+@pytest.fixture(scope="module")
+def release(real_node: RealCluster) -> Iterator[Release]:
+    """Cluster-wide, as `helm install` gives it."""
+    yield install(real_node, "video")
+    real_node.helm("uninstall", "videogen", "--namespace", "video", "--wait", "--timeout=120s")
+
+
+def fox(name: str, **spec: Any) -> dict[str, Any]:
+    """A small resource: one clip of 64 x 64 pixels in two steps."""
+    return {
+        "apiVersion": "videogen.dev/v1alpha1",
+        "kind": "VideoGeneration",
+        "metadata": {"name": name},
+        "spec": {
+            "prompts": [{"name": "fox", "text": f"A red fox runs through fresh snow, {name}", "seed": 1}],
+            "video": {"size": {"width": 64, "height": 64}, "frames": 17},
+            "sampling": {"steps": 2},
+            **spec,
+        },
+    }
+
+
+def ready_of(found: dict[str, Any]) -> dict[str, Any]:
+    condition: dict[str, Any] = next(each for each in found["status"]["conditions"] if each["type"] == "Ready")
+    return condition
+
+
+def decoded_frames(video: bytes) -> list[tuple[int, int]]:
+    with av.open(io.BytesIO(video)) as container:
+        return [(frame.width, frame.height) for frame in container.decode(video=0)]
+
+
+def test_the_quickstart_becomes_five_videos_in_the_store(release: Release) -> None:
+    release.kubectl("apply", "--filename", str(QUICKSTART))
+    status = release.wait("quickstart", "condition=Ready", 600)["status"]
+    assert (status["phase"], status["progress"], status["clips"]["succeeded"]) == ("Succeeded", 100, 5)
+    assert status["attempts"] == {"preflight": 1, "encode": 1, "generate": {"cpu": 1}, "collect": 1}
+    assert {output["clip"] for output in status["outputs"]} == {
+        *("snow-42", "snow-43"),
+        *(output["clip"] for output in status["outputs"] if output["prompt"] in ("harbour", "rain", "boat")),
+    }
+    for output in status["outputs"]:
+        video = release.read_stored(output["url"])
+        assert hashlib.sha256(video).hexdigest() == output["sha256"]
+        assert decoded_frames(video) == [(output["width"], output["height"])] * 51
+
+
+def test_applying_it_again_under_another_name_needs_no_gpu_pod(release: Release) -> None:
+    manifest = yaml.safe_load(QUICKSTART.read_text())
+    release.apply(manifest | {"metadata": {"name": "again"}})
+    status = release.wait("again", "condition=Ready", 200)["status"]
+    assert status["attempts"] == {"preflight": 1, "encode": 0, "generate": {}, "collect": 1}
+    assert status["clips"]["succeeded"] == 5
+
+
+def test_a_missing_secret_is_named_until_it_appears(release: Release) -> None:
+    release.apply(fox("secretive", storage={"credentialsSecret": "mine"}))
+    found = release.wait("secretive", "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=ConfigMissing", 60)
+    assert "mine" in ready_of(found)["message"]
+    secret = json.loads(release.kubectl("get", "secret", "videogen-store", "--output=json"))
+    release.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine"}, "data": secret["data"]})
+    assert release.wait("secretive", "condition=Ready", 300)["status"]["clips"]["succeeded"] == 1
+
+
+def test_a_pool_that_no_node_can_serve_says_what_is_missing(release: Release) -> None:
+    release.apply(fox("greedy", runners=[{"name": "big", "gpu": {"resource": "example.com/gpu", "count": 1}}]))
+    found = release.wait("greedy", "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=Unschedulable", 200)
+    assert "example.com/gpu" in ready_of(found)["message"]
+    release.kubectl("delete", "vg", "greedy", "--wait")
+
+
+def test_a_runner_without_memory_is_reported_as_out_of_memory(release: Release) -> None:
+    tight = {"resources": {"requests": {"memory": "96Mi"}, "limits": {"memory": "96Mi"}}}
+    release.apply(fox("tight", retries=0, runners=[{"name": "cpu", "gpu": {"count": 0}, "pod": tight}]))
+    status = release.wait("tight", "condition=Stalled", 300)["status"]
+    assert status["phase"] == "Failed"
+    assert status["failures"][-1]["reason"] == "OutOfMemory"
+
+
+def test_suspend_ends_every_pod_and_resume_finishes_the_work(release: Release) -> None:
+    release.apply(fox("paused", video={"size": {"width": 128, "height": 128}, "frames": 51}, sampling={"steps": 60}))
+    release.wait("paused", "jsonpath={.status.phase}=Generating", 300)
+    release.kubectl("patch", "vg", "paused", "--type=merge", "--patch", '{"spec": {"suspend": true}}')
+    release.wait("paused", "condition=Suspended", 60)
+    release.kubectl("wait", "pods", "--selector=videogen.dev/name=paused", "--for=delete", "--timeout=90s")
+    assert release.kubectl("get", "jobs", "--selector=videogen.dev/name=paused", "--output=name") == ""
+    release.kubectl("patch", "vg", "paused", "--type=merge", "--patch", '{"spec": {"suspend": false}}')
+    assert release.wait("paused", "condition=Ready", 600)["status"]["clips"]["succeeded"] == 1
+
+
+def test_a_deleted_resource_leaves_nothing_behind(release: Release) -> None:
+    release.apply(fox("short", sampling={"steps": 900}))
+    release.wait("short", "jsonpath={.status.phase}=Generating", 300)
+    release.kubectl("delete", "vg", "short", "--wait")
+    for kind in ("jobs", "pods", "services", "configmaps"):
+        release.kubectl("wait", kind, "--selector=videogen.dev/name=short", "--for=delete", "--timeout=90s")
+        assert release.kubectl("get", kind, "--selector=videogen.dev/name=short", "--output=name") == ""
+
+
+def test_an_operator_of_one_namespace_needs_no_right_on_the_cluster(real_node: RealCluster, release: Release) -> None:
+    tenant = install(real_node, "team-a", "namespaces={team-a}", "crds.enabled=false")
+    # The cluster-wide operator would work there as well; with it away, only the tenant's own is left.
+    release.kubectl("scale", "deployment/videogen", "--replicas=0")
+    release.kubectl("wait", "pods", "--selector=app.kubernetes.io/component=operator", "--for=delete", "--timeout=60s")
+    tenant.apply(fox("mine"))
+    assert tenant.wait("mine", "condition=Ready", 400)["status"]["clips"]["succeeded"] == 1
+    roles = json.loads(real_node.kubectl("get", "clusterrolebindings", "--output=json"))["items"]
+    subjects = [subject for role in roles for subject in role.get("subjects", ())]
+    assert not [subject for subject in subjects if subject.get("namespace") == "team-a"]
