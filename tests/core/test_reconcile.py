@@ -161,6 +161,29 @@ def test_a_clip_that_failed_makes_the_run_fail_with_its_name_and_keeps_the_other
     assert final.status.message == "1 of 2 clips cannot be made: fox-2: its reference is no image"
     assert final.status.clips is not None
     assert (final.status.clips.succeeded, final.status.clips.failed) == (1, 1)
+    assert why_stalled(final) == "InvalidInput"
+
+
+def test_clips_of_which_no_word_is_left_are_counted_all_the_same() -> None:
+    silent = collect_report(succeeded=1)
+    assert silent.collect is not None
+    without_lines = silent.model_copy(update={"collect": silent.collect.model_copy(update={"failed": 1})})
+    final = decide(PREFLIGHT, ENCODE, GENERATE, build_group(PLAN, Stage.COLLECT, 1, without_lines))
+    assert (final.status.phase, final.status.message) == (Phase.FAILED, "1 of 2 clips cannot be made")
+    assert why_stalled(final) == "ClipsFailed"
+
+
+def test_a_run_that_lacks_clips_at_its_end_has_failed_and_says_how_to_make_them() -> None:
+    lacking = build_group(PLAN, Stage.COLLECT, 1, collect_report(succeeded=1, missing=1))
+    final = decide(PREFLIGHT, ENCODE, GENERATE, lacking)
+    assert (final.status.phase, final.status.progress < 100) == (Phase.FAILED, True)
+    assert final.status.message == "1 of 2 clips are missing; change spec.retry to make them"
+    assert why_stalled(final) == "ClipsMissing"
+
+
+def why_stalled(decision: Decision) -> str:
+    (reason,) = (each.reason for each in decision.status.conditions if each.type == ConditionType.STALLED)
+    return reason
 
 
 MISSING = build_report(Stage.GENERATE, ExitCode.EMBEDDING_MISSING, "the embedding of fox is gone")
@@ -606,3 +629,14 @@ def test_a_half_started_encoder_lets_its_cards_go_without_being_asked() -> None:
     assert not reconcile(resource, SHARDS, Observed((half,)), after(1799)).acts
     given_up = reconcile(resource, SHARDS, Observed((half,)), after(1980))
     assert (given_up.delete, given_up.status.late_starts) == ((half,), ("encode-1",))
+
+
+def test_a_group_whose_nodes_are_lost_is_deleted_as_the_next_attempt_begins() -> None:
+    interrupted = build_report(Stage.GENERATE, ExitCode.INTERRUPTED, "node n1 does not answer")
+    lost = replace(build_group(PLAN, Stage.GENERATE, 1, interrupted, generate_report(), pool="local"), lost=True)
+    decision = decide(PREFLIGHT, ENCODE, lost)
+    assert (decision.create, decision.delete) == ((due(Stage.GENERATE, "local", 2, 2, 1),), (lost,))
+
+    finished = decide(PREFLIGHT, ENCODE, GENERATE, COLLECT).status
+    resource = build_resource().model_copy(update={"status": finished})
+    assert reconcile(resource, PLAN, Observed((lost,)), NOW) == Decision((), (lost,), finished)

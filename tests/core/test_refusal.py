@@ -75,6 +75,13 @@ def test_refusing_the_same_manifest_again_changes_nothing() -> None:
     assert refuse(refused, 3, "InvalidInput", BAD, after(60)) == refused
 
 
+def test_a_run_ends_when_its_manifest_is_refused_and_again_when_the_next_one_is() -> None:
+    before = running()
+    first = refuse(before, before.observed_generation, "ConfigInvalid", "its plan cannot be read", after(10))
+    assert first.completion_time == after(10)
+    assert refuse(first, first.observed_generation + 1, "InvalidInput", BAD, after(20)).completion_time == after(20)
+
+
 def test_a_refused_manifest_begins_when_it_has_been_mended() -> None:
     refused = refuse(VideoGenerationStatus(), 1, "InvalidInput", BAD, NOW)
     mended = resource_with(refused, generation=2)
