@@ -8,6 +8,7 @@ but an idle bridge, which the next one replaces.
 import os
 import select
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -156,8 +157,12 @@ def _sysctl_mounts(folder: Path, settings: Mapping[str, str]) -> Iterator[str]:
         yield f"mount --bind {file} /proc/sys/{setting}"
 
 
+def bridge_exists() -> bool:
+    return BRIDGE in {name for _, name in socket.if_nameindex()}
+
+
 def _remove_bridge() -> None:
-    if Path("/sys/class/net", BRIDGE).exists():
+    if bridge_exists():
         _run("ip", "link", "delete", BRIDGE)
 
 

@@ -13,7 +13,7 @@ from tests.cluster.cluster import Cluster, write_kubeconfig
 from tests.cluster.containers import Containers
 from tests.cluster.control_plane import ControlPlane, control_plane
 from tests.cluster.leftovers import wait_until_ended
-from tests.cluster.machines import BRIDGE, HOST, PODS, Machine, bridge, machine
+from tests.cluster.machines import BRIDGE, HOST, PODS, Machine, bridge, bridge_exists, machine
 
 GPU = "nvidia.com/gpu"
 READY_SECONDS = 60.0
@@ -70,8 +70,8 @@ def _start(plane: ControlPlane, host: Machine, containers: Containers, cgroup: s
 
 def _leftovers(home: Path) -> list[str]:
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(home) in line]
-    folders = [home, Path("/sys/class/net", BRIDGE), *_cgroup_folders("node1")]
-    return [*wait_until_ended(home), *mounts, *(str(folder) for folder in folders if folder.exists())]
+    folders = [str(folder) for folder in (home, *_cgroup_folders("node1")) if folder.exists()]
+    return [*wait_until_ended(home), *mounts, *folders, *([BRIDGE] if bridge_exists() else [])]
 
 
 def _start_kubelet(plane: ControlPlane, host: Machine, containers: Containers, cgroup: str) -> None:
