@@ -138,7 +138,7 @@ def _observe_job(
         return group
     if _is_lost(group):
         given_up = tuple(_give_up(process) if process.exit_code is None else process for process in processes)
-        return replace(group, state=GroupState.FAILED, processes=given_up, finished=now)
+        return replace(group, state=GroupState.FAILED, processes=given_up, finished=now, lost=True)
     return replace(group, waiting=waiting_of_job(job, events, now, has_pods=bool(pods)))
 
 

@@ -116,9 +116,9 @@ class Reconciler:
         outcome = apply(resource, frozen.plan, decision, backend, may_report=now >= report_at)
         if resource.status.run_id not in (None, frozen.plan.run_id):
             self._plans.delete_others(resource, frozen.plan.run_id)
-        unreported = not outcome.written and differs(resource.status, outcome.status)
-        times = (outcome.wake_at, self._backend.changes_at(key), report_at if unreported else None)
-        return replace(outcome, wake_at=min((time for time in times if time is not None), default=None))
+        if outcome.written or not differs(resource.status, outcome.status):
+            return outcome
+        return replace(outcome, wake_at=min(report_at, outcome.wake_at or report_at))
 
     def _plan(self, resource: VideoGeneration, known: FrozenPlan | None) -> FrozenPlan:
         """The placement to go by: the frozen one, unless the manifest has changed since and asks for another."""

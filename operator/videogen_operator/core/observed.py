@@ -121,6 +121,8 @@ class ObservedGroup:
     """What holds back the group as a whole."""
     failure: str = ""
     """Why it failed as a whole, where no process of it says so."""
+    lost: bool = False
+    """It counts as failed because its nodes do not answer. They may come back, and its processes with them."""
     template: str = ""
     """As in Group; empty where it is not known."""
     uid: str = ""

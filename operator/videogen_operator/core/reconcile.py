@@ -87,13 +87,15 @@ def reconcile(
         }
     )
     at_work = tuple(group for group in current.groups if group.state == GroupState.RUNNING)
+    # Their Jobs still stand: with its node, an old attempt would come back beside the new one.
+    lost = tuple(group for group in current.groups if group.lost)
     ended = at_work if step.phase in FINISHED_PHASES else step.late
     status = summarize(resource, plan, current, ledger, step, now)
     due = tuple(_templated(resource, group) for group in step.due)
     deadlines = (step.wake_at, runs_too_long(spec, ledger), children_expire(spec, status))
     if step.phase in FINISHED_PHASES:
         scaled = ()
-    return Decision(due, (*stale, *outdated, *ended), status, scaled, wake_at=_earliest(*deadlines))
+    return Decision(due, (*stale, *outdated, *lost, *ended), status, scaled, wake_at=_earliest(*deadlines))
 
 
 def is_new(resource: VideoGeneration) -> bool:
@@ -117,7 +119,9 @@ def settle(resource: VideoGeneration, observed: Observed, now: datetime) -> Deci
         return Decision((), alive, status, forget_plans=bool(alive))
     # A crash after the status was written must not leave cards busy for a run that is over.
     at_work = tuple(
-        group for group in alive if group.state == GroupState.RUNNING or group.run_id != resource.status.run_id
+        group
+        for group in alive
+        if group.state == GroupState.RUNNING or group.lost or group.run_id != resource.status.run_id
     )
     return Decision((), at_work, status, wake_at=expires)
 
