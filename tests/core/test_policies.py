@@ -233,6 +233,8 @@ def test_an_attempt_that_does_not_start_in_time_is_given_up() -> None:
     assert early.verdict == Verdict.WAIT
     assert early.wake_at is not None
     assert after(60) <= early.wake_at <= after(66)
+    woken = (early.wake_at - NOW).total_seconds()
+    assert rule(ledger, LATE, at=woken).verdict == Verdict.GIVE_UP
     assert rule(ledger, LATE, at=66) == Ruling(
         Verdict.GIVE_UP, LATE_START, "attempt 1 of encode did not start in time: no node has nvidia.com/gpu"
     )
