@@ -141,6 +141,15 @@ def test_a_pool_that_no_node_can_serve_says_what_is_missing(release: Release) ->
     release.kubectl("delete", "vg", "greedy", "--wait")
 
 
+def test_a_bucket_that_does_not_exist_ends_the_run_with_its_name(release: Release) -> None:
+    release.apply(fox("homeless", storage={"url": "s3://nowhere/here"}))
+    found = release.wait("homeless", "condition=Stalled", 200)
+    condition = next(each for each in found["status"]["conditions"] if each["type"] == "Stalled")
+    assert (found["status"]["phase"], condition["reason"]) == ("Failed", "StoreDenied")
+    assert "nowhere" in condition["message"]
+    assert found["status"]["attempts"] == {"preflight": 1, "encode": 0, "generate": {}, "collect": 0}
+
+
 def test_a_runner_without_memory_is_reported_as_out_of_memory(release: Release) -> None:
     tight = {"resources": {"requests": {"memory": "96Mi"}, "limits": {"memory": "96Mi"}}}
     release.apply(fox("tight", retries=0, runners=[{"name": "cpu", "gpu": {"count": 0}, "pod": tight}]))
@@ -151,7 +160,11 @@ def test_a_runner_without_memory_is_reported_as_out_of_memory(release: Release) 
 
 def test_suspend_ends_every_pod_and_resume_finishes_the_work(release: Release) -> None:
     release.apply(fox("paused", video={"size": {"width": 128, "height": 128}, "frames": 51}, sampling={"steps": 60}))
-    release.wait("paused", "jsonpath={.status.phase}=Generating", 300)
+    runner = release.wait("paused", "jsonpath={.status.runners[0].state}=Denoising", 300)["status"]["runners"][0]
+    assert (runner["name"], runner["clip"], runner["steps"]) == ("cpu-0", "fox-1", 60)
+    assert runner["pod"].startswith("paused-")
+    assert 0 <= runner["step"] <= 60
+    assert runner["memoryBytes"] > 0
     release.kubectl("patch", "vg", "paused", "--type=merge", "--patch", '{"spec": {"suspend": true}}')
     release.wait("paused", "condition=Suspended", 60)
     release.kubectl("wait", "pods", "--selector=videogen.dev/name=paused", "--for=delete", "--timeout=90s")
