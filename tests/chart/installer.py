@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 
 from tests.chart.chart import CHART, Chart, Manifest, Values
-from tests.cluster.cluster import Cluster
+from tests.cluster.control_plane import ControlPlane
 
 CRD = "customresourcedefinition/videogenerations.videogen.dev"
 
@@ -13,7 +13,7 @@ CRD = "customresourcedefinition/videogenerations.videogen.dev"
 @dataclass(frozen=True)
 class Installer:
     chart: Chart
-    cluster: Cluster
+    cluster: ControlPlane
 
     def install(self, release: str, namespace: str, values: Values, *options: str) -> None:
         self.helm("install", release, str(CHART), "--namespace", namespace, *options, values=values)
