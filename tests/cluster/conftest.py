@@ -4,14 +4,9 @@ Tests of a real node are in modules named test_real_*.py, which tests/conftest.p
 """
 
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from tests.cluster import binaries, packages, real
 from tests.cluster import control_plane as control_planes
 

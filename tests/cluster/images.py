@@ -23,7 +23,6 @@ REPOSITORY = Path(__file__).parents[2]
 OPERATOR = "localhost/videogen-operator"
 RUNNER = "localhost/videogen-runner"
 STORE = "localhost/versitygw"
-BASE = "localhost/videogen-base"
 DOCKERFILES = {
     OPERATOR: REPOSITORY / "operator" / "Dockerfile",
     RUNNER: REPOSITORY / "runner" / "Dockerfile",
@@ -35,6 +34,8 @@ BUILTIN_WEIGHTS = REPOSITORY / "build" / "weights" / "open-sora-v1.2-tiny"
 
 DEBIAN = "bookworm"
 BASE_PACKAGES = "ca-certificates,python3,python3-pip,python3-venv"
+# The number changes with what build_base() makes.
+BASE = "localhost/videogen-base:1"
 CERTIFICATES = Path("/etc/ssl/certs")
 # What of this machine's pip configuration a package installer in the container needs to know.
 INDEX_OPTIONS = {"index-url", "extra-index-url", "trusted-host", "timeout", "retries", "proxy"}
@@ -131,8 +132,8 @@ def export(image: str, name: str, present: Mapping[str, int], target: IO[bytes])
                     tar.add(path, path.relative_to(layout))
 
 
-def _exists(tag: str) -> bool:
-    return tag in _buildah("images", "--format={{.Name}}").split()
+def _exists(name: str) -> bool:
+    return (name if ":" in name else f"{name}:latest") in _buildah("images", "--format={{.Name}}:{{.Tag}}").split()
 
 
 def _mirror() -> str:
