@@ -314,7 +314,7 @@ class SecretRef(Model):
 
 # Keys that decide what a process is, or how its interpreter, loader or credentials behave.
 RESERVED_ENV = (
-    r"(AWS_|LD_|PYTHON|VIDEOGEN_|JOB_|NCCL_|GLOO_|TORCH|MASTER_|KUBERNETES_).*|.*_PROXY"
+    r"(AWS_|LD_|PYTHON|VIDEOGEN_|JOB_|NCCL_|GLOO_|NVIDIA_|CUDA_VISIBLE_|TORCH|MASTER_|KUBERNETES_).*|.*_PROXY"
     r"|RANK|LOCAL_RANK|WORLD_SIZE|PATH|HOME|HOSTNAME"
 )
 _RESERVED_ENV = re.compile(RESERVED_ENV, re.IGNORECASE)
