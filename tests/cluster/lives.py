@@ -116,10 +116,10 @@ class World:
     def wait_for(self, is_so: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> bool:
         """Whether it is so before the time is over; looks again at every event and ten times a second."""
         deadline = time.monotonic() + seconds
-        with self._changed:
-            while not is_so():
-                if time.monotonic() > deadline:
-                    return False
+        while not is_so():
+            if time.monotonic() > deadline:
+                return False
+            with self._changed:
                 self._changed.wait(0.1)
         return True
 
@@ -248,8 +248,10 @@ class Place:
 
     def wait_for_outcome(self, expected: Outcome, seconds: float = 20.0, *, other: bool = False) -> Outcome:
         """The outcome as soon as it is (or `other`: is not) the expected one; what it is when time is up."""
-        self.world.wait_for(lambda: (self.outcome() == expected) != other, seconds)
-        return self.outcome()
+        deadline, pause = time.monotonic() + seconds, threading.Event()
+        while ((outcome := self.outcome()) == expected) == other and time.monotonic() < deadline:
+            pause.wait(0.3)
+        return outcome
 
     def outcome(self) -> Outcome:
         return outcome_of(self.world.client, self.namespace, NAME, self.world.seen(self.namespace).jobs.values())

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from videogen_api import naming
@@ -26,6 +26,15 @@ class Outcome:
     children: frozenset[ChildName]
     jobs_created: dict[ChildName, int]
     """How many objects of that name ever existed."""
+
+
+def differences(found: Outcome, expected: Outcome) -> dict[str, tuple[Any, Any]]:
+    """By field: what was found, and what was expected in its place."""
+    return {
+        each.name: (getattr(found, each.name), getattr(expected, each.name))
+        for each in fields(Outcome)
+        if getattr(found, each.name) != getattr(expected, each.name)
+    }
 
 
 def outcome_of(client: KubernetesClient, namespace: str, name: str, jobs: Iterable[Object]) -> Outcome:

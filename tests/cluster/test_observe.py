@@ -120,9 +120,19 @@ def test_a_job_that_is_complete_has_succeeded() -> None:
 
 
 def test_a_job_without_pods_can_have_succeeded() -> None:
-    job = build_job(conditions=(condition("Complete"),))
+    job = build_job(conditions=(condition("Complete", seconds=-10),))
     (group,) = observe_all([job])
     assert (group.state, group.processes) == (GroupState.SUCCEEDED, ())
+
+
+@pytest.mark.parametrize("kind", ["Complete", "Failed"])
+def test_a_verdict_that_is_ahead_of_the_news_of_its_pods_waits_for_them(kind: str) -> None:
+    job = build_job(conditions=(condition(kind, seconds=-4),))
+    for pods in ([], [build_pod()]):
+        (group,) = observe_all([job], pods)
+        assert group.state == GroupState.RUNNING
+    assert changes_at(read([job], []), NOW) == NOW + timedelta(seconds=6)
+    assert observe_all([job], [], now=NOW + timedelta(seconds=6))[0].state != GroupState.RUNNING
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,9 @@ REFUSED_AFTER = timedelta(seconds=5)
 REREAD_AFTER = timedelta(seconds=10)
 """How long the events of a Job are taken to be the same."""
 
+VERDICT_AHEAD = timedelta(seconds=10)
+"""How far a Job's verdict may be ahead of the news of its pods, which come in a stream of their own."""
+
 _KILLED = 137
 
 V = TypeVar("V", Job, Pod, Event)
@@ -105,6 +108,13 @@ def changes_at(family: Family, now: datetime) -> datetime | None:
         due if (due := _created(job) + REFUSED_AFTER) > now else now + REREAD_AFTER
         for job in family.podless
     ]
+    times += [
+        _believed_at(job, verdict)
+        for job in family.jobs
+        if job.metadata.uid not in family.pods_of_job
+        for verdict in job.status.conditions
+        if verdict.status == "True"
+    ]
     return min((time for time in times if time > now), default=None)
 
 
@@ -125,7 +135,7 @@ def _observe_job(
         leaving = now <= job.metadata.deletion_timestamp + LOST_AFTER
         ending = _group(job.metadata.uid, job.metadata.labels, processes, GroupState.ENDING)
         return ending if leaving or _at_work(processes) else None
-    state, verdict = _judge(job, processes)
+    state, verdict = _judge(job, processes, now)
     group = replace(
         _group(job.metadata.uid, job.metadata.labels, processes, state),
         expected=job.spec.completions,
@@ -142,18 +152,23 @@ def _observe_job(
     return replace(group, waiting=waiting_of_job(job, events, now, has_pods=bool(pods)))
 
 
-def _judge(job: Job, processes: Sequence[ObservedProcess]) -> tuple[GroupState, Condition | None]:
-    """What the Job controller has decided. Success and failure exclude each other; Failed is never taken back."""
-    if (verdict := job.status.find("Failed")) is not None:
-        return GroupState.FAILED, verdict
-    if (verdict := job.status.find("Complete")) is not None:
-        return GroupState.SUCCEEDED, verdict
-    if not _at_work(processes):
-        if (verdict := job.status.find("FailureTarget")) is not None:
-            return GroupState.FAILED, verdict
-        if (verdict := job.status.find("SuccessCriteriaMet")) is not None:
-            return GroupState.SUCCEEDED, verdict
-    return GroupState.RUNNING, None
+def _judge(job: Job, processes: Sequence[ObservedProcess], now: datetime) -> tuple[GroupState, Condition | None]:
+    """What the Job controller has decided, as soon as its pods are known to have left.
+
+    Success and failure exclude each other; a verdict is never taken back. Without the last words of its pods a Job
+    would look like one that has lost its report.
+    """
+    kinds = ("Failed", "Complete", "FailureTarget", "SuccessCriteriaMet")
+    verdict = next((found for kind in kinds if (found := job.status.find(kind)) is not None), None)
+    if verdict is None or _at_work(processes) or (not processes and now < _believed_at(job, verdict)):
+        return GroupState.RUNNING, None
+    failed = verdict.type in ("Failed", "FailureTarget")
+    return GroupState.FAILED if failed else GroupState.SUCCEEDED, verdict
+
+
+def _believed_at(job: Job, verdict: Condition) -> datetime:
+    """When a verdict counts although no pod was heard of."""
+    return (verdict.last_transition_time or _created(job)) + VERDICT_AHEAD
 
 
 def _describe(verdict: Condition) -> str:
