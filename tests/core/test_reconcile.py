@@ -27,6 +27,7 @@ from videogen_api.report import ClipFailureLine, EncodeReport
 from videogen_api.resource import VideoGeneration
 from videogen_api.status import Attempts, ClipCounts, ConditionType, Findings, Phase
 from videogen_operator.core.asked import template_digest
+from videogen_operator.core.deadlines import starts_late
 from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup, Scaling, WaitingReason
 from videogen_operator.core.reconcile import Decision, reconcile, settle
 
@@ -179,6 +180,12 @@ def test_a_run_that_lacks_clips_at_its_end_has_failed_and_says_how_to_make_them(
     assert (final.status.phase, final.status.progress < 100) == (Phase.FAILED, True)
     assert final.status.message == "1 of 2 clips are missing; change spec.retry to make them"
     assert why_stalled(final) == "ClipsMissing"
+
+
+@pytest.mark.parametrize(("succeeded", "message"), [(1, "1 clip is ready"), (2, "2 clips are ready")])
+def test_a_run_that_succeeds_says_how_many_clips_are_ready(succeeded: int, message: str) -> None:
+    collect = build_group(PLAN, Stage.COLLECT, 1, collect_report(succeeded=succeeded))
+    assert decide(PREFLIGHT, ENCODE, GENERATE, collect).status.message == message
 
 
 def why_stalled(decision: Decision) -> str:
@@ -355,6 +362,16 @@ def test_a_run_that_takes_too_long_fails_ends_its_pods_and_says_what_to_do() -> 
         "not finished within spec.schedule.activeDeadlineSeconds (100); raise it and change spec.retry"
     )
     assert {each.type.value: each.reason for each in late.status.conditions}["Stalled"] == "ActiveDeadlineExceeded"
+
+
+def test_the_operator_looks_again_at_the_first_of_several_moments() -> None:
+    resource = build_resource(schedule={"activeDeadlineSeconds": 100, "startDeadlineSeconds": 60})
+    stuck = hold_back(at_work(TWO_POOLS, "a", 2), None), hold_back(at_work(TWO_POOLS, "b", 1), None)
+    deadlines = [late for group in stuck if (late := starts_late(group, 60)) is not None]
+    assert len(set(deadlines)) == 2
+    assert at_stage(*stuck, plan=TWO_POOLS, resource=resource).wake_at == min(deadlines)
+    hurried = build_resource(schedule={"activeDeadlineSeconds": 50, "startDeadlineSeconds": 60})
+    assert at_stage(*stuck, plan=TWO_POOLS, resource=hurried).wake_at == after(50)
 
 
 HELD = build_waiting(WaitingReason.UNSCHEDULABLE, "no node has nvidia.com/gpu")

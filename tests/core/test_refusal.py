@@ -76,9 +76,9 @@ def test_refusing_the_same_manifest_again_changes_nothing() -> None:
 
 
 def test_a_run_ends_when_its_manifest_is_refused_and_again_when_the_next_one_is() -> None:
-    before = running()
+    before = running().model_copy(update={"estimated_completion_time": after(500)})
     first = refuse(before, before.observed_generation, "ConfigInvalid", "its plan cannot be read", after(10))
-    assert first.completion_time == after(10)
+    assert (first.completion_time, first.estimated_completion_time) == (after(10), None)
     assert refuse(first, first.observed_generation + 1, "InvalidInput", BAD, after(20)).completion_time == after(20)
 
 
