@@ -5,6 +5,7 @@ Tests of a real node are in modules named test_real_*.py, which tests/conftest.p
 
 import os
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from tests.cluster import binaries, packages, real
@@ -15,7 +16,7 @@ from tests.cluster import control_plane as control_planes
 def control_plane() -> Iterator[control_planes.ControlPlane]:
     """API server and controllers; no pod runs. Tests share it: take a namespace of your own."""
     if binaries.kube() is None:
-        _give_up(binaries.NEEDS_GO)
+        give_up(binaries.NEEDS_GO)
     with control_planes.control_plane() as plane:
         yield plane
 
@@ -27,10 +28,13 @@ def real_node() -> Iterator[real.RealCluster]:
     if binaries.kube() is None:
         reason = binaries.NEEDS_GO
     if reason is not None:
-        _give_up(reason)
+        give_up(reason)
     with real.real_cluster() as cluster:
         yield cluster
 
 
-def _give_up(reason: str) -> None:
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+def give_up(reason: str) -> NoReturn:
+    """Skips the test, or fails it where CI is set."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
