@@ -289,6 +289,7 @@ def at_stage(
 
 NOTHING_FOUND = Findings(attempt=1, embeddings=0, clips=0, claims=True)
 FOUND = NOTHING_FOUND.model_copy(update={"embeddings": 1})
+HELD = build_waiting(WaitingReason.UNSCHEDULABLE, "no node has nvidia.com/gpu")
 TWO_POOLS = build_plan(pools=(("a", 2), ("b", 1)))
 
 
@@ -372,9 +373,8 @@ def test_the_operator_looks_again_at_the_first_of_several_moments() -> None:
     assert at_stage(*stuck, plan=TWO_POOLS, resource=resource).wake_at == min(deadlines)
     hurried = build_resource(schedule={"activeDeadlineSeconds": 50, "startDeadlineSeconds": 60})
     assert at_stage(*stuck, plan=TWO_POOLS, resource=hurried).wake_at == after(50)
-
-
-HELD = build_waiting(WaitingReason.UNSCHEDULABLE, "no node has nvidia.com/gpu")
+    held = hold_back(at_work(TWO_POOLS, "a", 2), HELD), hold_back(at_work(TWO_POOLS, "b", 1), HELD)
+    assert at_stage(*held, plan=TWO_POOLS, resource=resource).wake_at == after(5)
 
 
 def test_a_pool_that_does_not_start_in_time_is_given_up_once_and_the_other_pool_works_on() -> None:
