@@ -140,8 +140,10 @@ class OperatorProcess:
 
     def _work(self) -> _Ending:
         try:
-            # The last leader's last writes: what the streams have not brought yet is looked at again when they do.
-            self._canary.look()
+            if self._elector is not None:
+                # Now that nobody else writes: a ledger must not be read without the children that it speaks of, and
+                # the streams do not keep that order.
+                self._canary.prime()
         except ApiError as error:
             return _Ending(1, f"cannot look at what there is: {error}")
         self._reconciler.begin()
