@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cluster.control_plane import ControlPlane
 
 from videogen_api import naming
 from videogen_operator.cluster.api_errors import AlreadyExists, ApiError, Conflict, NotFound, Unavailable
+from videogen_operator.cluster.client import KubernetesClient
 from videogen_operator.cluster.election import Action, Elector, LeaseRecord, Timing, decide
 from videogen_operator.cluster.resources import LEASES, Object, Resource
 
@@ -321,6 +323,28 @@ def test_a_lease_that_somebody_else_wrote_is_read_with_what_it_lacks() -> None:
     found = LeaseRecord.of({"metadata": {"resourceVersion": "5"}, "spec": {}}, TIMING)
 
     assert found == LeaseRecord(holder="", duration=15, resource_version="5")
+
+
+def test_a_real_api_server_takes_every_form_of_the_lease(control_plane: ControlPlane) -> None:
+    control_plane.kubectl("create", "namespace", "election")
+    client = KubernetesClient.connect({"KUBECONFIG": str(control_plane.kubeconfig)}, threads=1)
+    first, second = (Elector(client, "election", identity) for identity in ("a", "b"))
+    try:
+        first.step()
+        second.step()
+        assert (first.may_write(), second.may_write()) == (True, False)
+        first.step()
+        first.release()
+        assert client.get(LEASES, "election", naming.LEASE_NAME)["spec"]["holderIdentity"] == ""
+        second.step()
+        assert (first.may_write(), second.may_write()) == (False, True)
+        first.step()
+        assert (first.may_write(), first.lost) == (False, False)
+        spec = client.get(LEASES, "election", naming.LEASE_NAME)["spec"]
+    finally:
+        client.close()
+
+    assert (spec["holderIdentity"], spec["leaseTransitions"], spec["leaseDurationSeconds"]) == ("b", 1, 15)
 
 
 SECONDS = st.sampled_from([0.0, 0.1, 1.0, 4.0, 9.0])
