@@ -95,9 +95,16 @@ def build(tag: str) -> str:
         base = build_base()
         older = image_id(tag) if _exists(tag) else None
         image = build_image(DOCKERFILES[tag], tag, context, build_args={"BASE": base})
-        if older not in (None, image):
-            _buildah("rmi", older)
+        if older is not None and older != image:
+            _forget(older)
         return image
+
+
+def _forget(image: str) -> None:
+    """Removes an image that has lost its tag, and the stages of builds before it; what newer ones share stays."""
+    unnamed = ["--filter=dangling=true", f"--filter=before={image}"]
+    # By force: a build that was cut short has left a container.
+    _buildah("rmi", "--force", image, *_buildah("images", "--quiet", *unnamed).split())
 
 
 def image_id(tag: str) -> str:
