@@ -111,6 +111,12 @@ def test_an_undisturbed_life_is_five_events() -> None:
             (warning("Retrying", "attempt 2 of encode: encoding again: killed"),),
         ),
         (
+            # The second run of a resource: its attempts count on, and this is the first of its own.
+            status(Phase.PREFLIGHT, attempts=Attempts(preflight=2, encode=1)),
+            status(Phase.ENCODING, "encoding prompts", attempts=Attempts(preflight=2, encode=2)),
+            (normal("Encoding", "encoding prompts"),),
+        ),
+        (
             status(Phase.GENERATING, attempts=Attempts(generate={"a": 1, "b": 1})),
             status(Phase.GENERATING, "denoising again", attempts=Attempts(generate={"a": 1, "b": 2})),
             (warning("Retrying", "attempt 2 of generate of pool b: denoising again"),),

@@ -555,8 +555,16 @@ def test_children_and_plans_go_once_when_their_time_is_over_and_the_record_stays
     early = reconcile(resource, PLAN, Observed(EVERYTHING), after(99))
     assert early == Decision((), (), resource.status, wake_at=after(100))
     expired = reconcile(resource, PLAN, Observed(EVERYTHING), after(100))
-    assert expired == Decision((), EVERYTHING, resource.status, forget_plans=True)
-    assert reconcile(resource, PLAN, Observed(), after(101)) == Decision((), (), resource.status)
+    # The ledger names no plan any more, so that nobody looks for one again.
+    bare = resource.status.model_copy(update={"plan_revision": 0})
+    assert expired == Decision((), EVERYTHING, bare, forget_plans=True)
+    again = resource.model_copy(update={"status": bare})
+    assert reconcile(again, PLAN, Observed(), after(101)) == Decision((), (), bare)
+
+
+def test_a_plan_goes_when_its_time_is_over_although_no_other_child_is_left() -> None:
+    resource = finish(ttlSecondsAfterFinished=100)
+    assert reconcile(resource, PLAN, Observed(), after(100)).forget_plans
 
 
 @pytest.mark.parametrize(
@@ -573,6 +581,7 @@ def test_children_and_plans_go_once_when_their_time_is_over_and_the_record_stays
 )
 def test_nothing_runs_again_whatever_is_edited_after_the_children_are_gone(spec: dict[str, Any]) -> None:
     resource = finish(**spec)
+    resource = resource.model_copy(update={"status": resource.status.model_copy(update={"plan_revision": 0})})
     decision = reconcile(resource, PLAN, Observed(), after(3600))
     assert (decision.create, decision.delete, decision.status) == ((), (), resource.status)
 
@@ -657,3 +666,9 @@ def test_a_group_whose_nodes_are_lost_is_deleted_as_the_next_attempt_begins() ->
     finished = decide(PREFLIGHT, ENCODE, GENERATE, COLLECT).status
     resource = build_resource().model_copy(update={"status": finished})
     assert reconcile(resource, PLAN, Observed((lost,)), NOW) == Decision((), (lost,), finished)
+
+
+def test_an_encoder_group_that_was_tidied_away_is_not_missed_by_runners_at_work() -> None:
+    at_work = build_group(PLAN, Stage.GENERATE, 1, None, None, pool="local")
+    decision = decide(PREFLIGHT, at_work, attempts=Attempts(preflight=1, encode=1, generate={"local": 1}))
+    assert (decision.create, decision.status.phase) == ((), Phase.GENERATING)

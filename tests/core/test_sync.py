@@ -200,8 +200,10 @@ def test_a_finished_run_is_settled_without_a_plan() -> None:
     assert (recorder.done, early) == ([], Outcome(resource.status, written=False, wake_at=after(100)))
 
     expired = apply(resource, None, settle(resource, Observed(groups), after(100)), recorder, may_report=True)
-    assert recorder.done == ["delete preflight-1", "delete encode-1", "delete generate-local-1", "delete collect-1"]
-    assert expired == Outcome(resource.status, written=False, wake_at=None)
+    deletes = ["delete preflight-1", "delete encode-1", "delete generate-local-1", "delete collect-1"]
+    assert recorder.done == ["status test Succeeded", *deletes]
+    bare = resource.status.model_copy(update={"plan_revision": 0})
+    assert expired == Outcome(bare, written=True, wake_at=None)
 
 
 def test_nothing_is_created_without_a_plan() -> None:

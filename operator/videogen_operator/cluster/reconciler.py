@@ -166,7 +166,7 @@ class Reconciler:
             self._backend.write(metadata, status)
             self._recorder.record(metadata, events_of(before, status))
         for group in self._backend.observe_key(key).groups:
-            if group.state == GroupState.RUNNING:
+            if group.state != GroupState.ENDING:
                 self._backend.delete(group)
         self._forget(key)
 

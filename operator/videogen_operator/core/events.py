@@ -25,6 +25,12 @@ STARTED = "Started"
 RESUMED = "Resumed"
 RETRYING = "Retrying"
 
+_PHASE_OF_STAGE = {
+    Stage.PREFLIGHT: Phase.PREFLIGHT,
+    Stage.ENCODE: Phase.ENCODING,
+    Stage.GENERATE: Phase.GENERATING,
+    Stage.COLLECT: Phase.COLLECTING,
+}
 _WORKING_PHASES = (Phase.ENCODING, Phase.GENERATING, Phase.COLLECTING)
 _AT_REST = (*FINISHED_PHASES, Phase.SUSPENDED)
 _ORDERLY_WAITS = (WaitingReason.QUEUED, "EncoderWaits")
@@ -67,12 +73,13 @@ def _of_start(before: VideoGenerationStatus, after: VideoGenerationStatus) -> It
 
 
 def _of_attempts(before: VideoGenerationStatus, after: VideoGenerationStatus) -> Iterator[EventNote]:
-    """A stage that is tried again; after a suspension it was nobody's fault."""
-    if not _same_try(before, after) or before.phase == Phase.SUSPENDED:
+    """A stage that is tried again. Attempts count on from run to run: the first one of a run is no second try."""
+    if not _same_try(before, after):
         return
     made = _attempts(before)
     for (stage, pool), attempt in _attempts(after).items():
-        if attempt > max(1, made.get((stage, pool), 0)):
+        again = stage == Stage.PREFLIGHT and before.phase in _WORKING_PHASES
+        if attempt > made.get((stage, pool), 0) and (again or before.phase == _PHASE_OF_STAGE[stage]):
             what = f"{stage} of pool {pool}" if pool is not None else str(stage)
             yield EventNote(EventType.WARNING, RETRYING, f"attempt {attempt} of {what}: {after.message}")
 

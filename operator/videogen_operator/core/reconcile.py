@@ -116,7 +116,8 @@ def settle(resource: VideoGeneration, observed: Observed, now: datetime) -> Deci
     expires = children_expire(resource.spec, status)
     alive = tuple(group for group in observed.groups if group.state != GroupState.ENDING)
     if expires is not None and now >= expires:
-        return Decision((), alive, status, forget_plans=bool(alive))
+        told = status.model_copy(update={"plan_revision": 0})
+        return Decision((), alive, told, forget_plans=status.plan_revision > 0)
     # A crash after the status was written must not leave cards busy for a run that is over.
     at_work = tuple(
         group

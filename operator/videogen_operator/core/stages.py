@@ -48,7 +48,8 @@ def _steps(run: "_Run", found: Findings | None) -> Iterator[Step | None]:
         yield run.single(Stage.PREFLIGHT, Phase.PREFLIGHT, "checking store and weights")
         raise AssertionError("a preflight that is done has findings")
     if found.clips < len(run.plan.work):
-        if found.embeddings < len(run.plan.texts):
+        # Runners that have begun have their embeddings: an encoder's Job that somebody tidied away is not missed.
+        if found.embeddings < len(run.plan.texts) and not run.has_begun(Stage.GENERATE):
             yield run.single(Stage.ENCODE, Phase.ENCODING, "encoding prompts")
         yield run.generate()
     yield run.single(Stage.COLLECT, Phase.COLLECTING, "verifying the clips")
@@ -63,6 +64,11 @@ class _Run:
     ledger: Ledger
     now: datetime
     encoder_may_start: bool
+
+    def has_begun(self, stage: Stage) -> bool:
+        """Whether a group of this round is there."""
+        this_round = self.ledger.attempts.preflight
+        return any(group.stage == stage and group.round == this_round for group in self.observed.groups)
 
     def single(self, stage: Stage, phase: Phase, doing: str) -> Step | None:
         """The step of a stage that is one group; None when it is done."""
