@@ -66,10 +66,17 @@ class Containers:
                 importer.stdin.close()
             if importer.returncode != 0:
                 raise RuntimeError(f"ctr images import of {tag} ended with {importer.returncode}")
-            for older in self.images():
-                if older.startswith(f"{tag}:") and older != name:
-                    self.ctr("images", "remove", older)
+            self._remove_older(tag, name)
         return name
+
+    def _remove_older(self, tag: str, name: str) -> None:
+        """Also the second name, the digest of its configuration, by which the kubelet's side knows each image."""
+        digests = {row.split()[0]: row.split()[2] for row in self.ctr("images", "list").splitlines()[1:]}
+        older = {each for each in digests if each.startswith(f"{tag}:") and each != name}
+        kept = {digest for each, digest in digests.items() if each not in older and not each.startswith("sha256:")}
+        older |= {each for each, digest in digests.items() if digest not in kept}
+        if older:
+            self.ctr("images", "remove", "--sync", *sorted(older))
 
     def _blobs(self) -> dict[str, int]:
         folder = self.root / "io.containerd.content.v1.content" / "blobs" / "sha256"
