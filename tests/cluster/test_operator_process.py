@@ -24,12 +24,12 @@ from tests.cluster.mute_proxy import MuteProxy
 
 from videogen_api import naming
 from videogen_api.errors import ExitCode
-from videogen_operator.cluster.api_errors import Conflict, TooManyRequests
+from videogen_operator.cluster.api_errors import Conflict, NotLeader, TooManyRequests
 from videogen_operator.cluster.client import KubernetesClient
 from videogen_operator.cluster.metrics import OperatorMetrics
 from videogen_operator.cluster.queue import Backoff, WorkQueue
 from videogen_operator.cluster.reconciler import Blocked
-from videogen_operator.cluster.resources import JOBS, LEASES, VIDEO_GENERATIONS, Key, Object
+from videogen_operator.cluster.resources import CONFIG_MAPS, JOBS, LEASES, VIDEO_GENERATIONS, Key, Object
 from videogen_operator.cluster.workers import Workers
 
 PATIENCE_SECONDS = 60.0
@@ -358,6 +358,25 @@ def test_an_api_server_that_is_not_there_ends_the_start_with_1_and_its_address(p
     assert operator.wait() == 1
     assert operator.messages[-1].startswith("the operator cannot begin: GET /apis/videogen.dev/v1alpha1/")
     assert "Connection refused" in operator.messages[-1]
+
+
+def test_a_replica_that_does_not_lead_reads_and_never_writes(place: Place) -> None:
+    leads = True
+    client = KubernetesClient.connect({"KUBECONFIG": str(place.plane.kubeconfig)}, threads=1, may_write=lambda: leads)
+    manifest: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"n": "1"}}
+    try:
+        uid = client.create(CONFIG_MAPS, place.namespace, manifest)["uid"]
+        leads = False
+        for write in (
+            lambda: client.create(CONFIG_MAPS, place.namespace, {**manifest, "metadata": {"name": "b"}}),
+            lambda: client.patch(CONFIG_MAPS, place.namespace, "a", {"data": {"n": "2"}}),
+            lambda: client.delete(CONFIG_MAPS, place.namespace, "a", uid),
+        ):
+            with pytest.raises(NotLeader, match="not sent: this replica does not lead"):
+                write()
+        assert client.get(CONFIG_MAPS, place.namespace, "a")["data"] == {"n": "1"}
+    finally:
+        client.close()
 
 
 # Workers, without a cluster.
