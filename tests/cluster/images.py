@@ -6,6 +6,7 @@ layer in the user's cache, so that a change of the sources builds the last layer
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -44,19 +45,20 @@ INDEX_OPTIONS = {"index-url", "extra-index-url", "trusted-host", "timeout", "ret
 def build_base() -> str:
     """Stands for python:3.11-slim-bookworm, which no registry is asked for; two minutes once."""
     if not _exists(BASE):
-        with tempfile.TemporaryDirectory(prefix="debootstrap-", dir=cache()) as name:
-            root = Path(name)
-            subprocess.run(
-                ["debootstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", DEBIAN, root, _mirror()],
-                check=True,
-                stdout=sys.stderr,
-            )
-            _shape_like_python_image(root)
-            container = _buildah("from", "scratch").strip()
-            _buildah("add", "--quiet", container, str(root), "/")
-            _buildah("config", "--env", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", container)
-            _buildah("config", "--cmd", "python3", container)
-            _buildah("commit", "--quiet", "--rm", container, BASE)
+        root = cache() / "debootstrap"
+        # Of a build that was cut short: whatever wrote to it has ended, and so have its mounts.
+        shutil.rmtree(root, ignore_errors=True)
+        _run_private(
+            *("debootstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", DEBIAN, str(root), _mirror()),
+            output=sys.stderr,
+        )
+        _shape_like_python_image(root)
+        container = _buildah("from", "scratch").strip()
+        _buildah("add", "--quiet", container, str(root), "/")
+        _buildah("config", "--env", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", container)
+        _buildah("config", "--cmd", "python3", container)
+        _buildah("commit", "--quiet", "--rm", container, BASE)
+        shutil.rmtree(root)
     return BASE
 
 
@@ -205,11 +207,16 @@ def _buildah(*arguments: str, output: object = subprocess.PIPE) -> str:
 
 
 def _run_private(*command: str, output: object = subprocess.PIPE) -> str:
-    """With mounts of its own, so that none is left, also where it is killed."""
+    """With processes and mounts of its own: when it ends, or is cut short, or we are, nothing of it goes on or stays.
+
+    debootstrap leaves /proc mounted where it is cut short, and buildah its layers; who tidied up would walk into them.
+    """
     for folder in (_store(), _store_run()):
         folder.mkdir(parents=True, exist_ok=True)
+    namespaces = ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
     # The store's notes of what is mounted go with the mounts.
-    private = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(_store_run())]
+    notes = ["sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(_store_run())]
+    private = ["setpriv", "--pdeathsig", "KILL", *namespaces, *notes]
     done = subprocess.run([*private, *command], check=False, stdout=output, stderr=sys.stderr, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} ended with {done.returncode}")
