@@ -24,6 +24,8 @@ DEAF_SECONDS = 30.0
 """A stream that has not delivered what has been there for longer is deaf."""
 INTERVAL_SECONDS = 60.0
 SUSPICIOUS_INTERVAL_SECONDS = 11.0
+FIRST_SECONDS = 3.0
+"""The first look comes soon: what goes after the cache was filled and before a stream begins is in no event of it."""
 
 
 class Canary:
@@ -113,9 +115,9 @@ class Canary:
         return found.is_behind
 
     def _run(self) -> None:
-        seconds = INTERVAL_SECONDS
+        seconds = FIRST_SECONDS
         while not self._stop.wait(seconds):
-            was_suspicious = seconds < INTERVAL_SECONDS
+            was_first, was_suspicious = seconds == FIRST_SECONDS, seconds < INTERVAL_SECONDS
             try:
                 is_behind = self.look()
             except ApiError as error:
@@ -129,7 +131,7 @@ class Canary:
                 return
             if not was_suspicious:
                 self.wake_unfinished()
-            seconds = SUSPICIOUS_INTERVAL_SECONDS if is_behind else INTERVAL_SECONDS
+            seconds = SUSPICIOUS_INTERVAL_SECONDS if is_behind or was_first else INTERVAL_SECONDS
 
 
 def _join(lists: list[ObjectList]) -> ObjectList:
