@@ -8,10 +8,10 @@ import json
 import os
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,12 +49,13 @@ SPEC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Life:
-    """`behave` is what a pod does; `edit` is what the user changes when the resource is as given, as a merge patch."""
+    """`behave` is what a pod does; `edit` is what the user changes, as a merge patch, when the resource is as given and
+    has so many Jobs."""
 
     name: str
     spec: dict[str, Any]
     behave: Callable[[SimulatedPod], Behaviour] = lambda _: succeed
-    edit: Callable[[Object], Object | None] = lambda _: None
+    edit: Callable[[Object, int], Object | None] = lambda _resource, _num_jobs: None
 
 
 @dataclass
@@ -66,6 +67,8 @@ class _Seen:
     """By name."""
     jobs: dict[str, Object] = field(default_factory=dict)
     """Every Job that ever existed, by UID."""
+    gone: set[str] = field(default_factory=set)
+    """Those of them that do not exist any more."""
 
 
 class World:
@@ -77,7 +80,7 @@ class World:
         self._folder = folder
         self._changed = threading.Condition()
         self._seen: dict[str, _Seen] = {}
-        self._numbers = defaultdict[str, int](int)
+        self._numbers = count(1)
         self._stack = ExitStack()
         self._launcher = Launcher()
         self._launch_lock = threading.Lock()
@@ -87,6 +90,7 @@ class World:
         self.plane.kubectl(
             "wait", "--for=condition=Established", f"crd/{naming.PLURAL}.{naming.GROUP}", "--timeout=30s"
         )
+        assert self.wait_for(self._is_served)
         self._stack.callback(self.client.close)
         self._stack.enter_context(self._launcher)
         self.simulator = self._stack.enter_context(PodSimulator(self.plane, self.client, self._behave))
@@ -100,8 +104,7 @@ class World:
     @contextmanager
     def place(self, life: Life) -> Iterator["Place"]:
         """A namespace for one life, with a proxy; whatever operator is still at work there ends with the block."""
-        self._numbers[life.name] += 1
-        namespace = f"{life.name}-{self._numbers[life.name]}"
+        namespace = f"{life.name}-{next(self._numbers)}"
         self._seen[namespace] = _Seen(life)
         self.plane.kubectl("create", "namespace", namespace)
         folder = self._folder / namespace
@@ -146,22 +149,22 @@ class World:
         seen = self._seen.get(pod.namespace)
         return seen.life.behave(pod) if seen is not None else succeed
 
-    def _on_event(self, _event_type: str, found: Object) -> None:
+    def _on_event(self, event_type: str, found: Object) -> None:
         metadata = found["metadata"]
         seen = self._seen.get(metadata["namespace"])
         if seen is None:
             return
-        if "prompts" not in found["spec"]:
-            with self._changed:
-                seen.jobs[metadata["uid"]] = found
-                self._changed.notify_all()
-            return
         with self._changed:
-            seen.resources[metadata["name"]] = found
+            if "prompts" in found["spec"]:
+                seen.resources[metadata["name"]] = found
+            else:
+                seen.jobs[metadata["uid"]] = found
+                (seen.gone.add if event_type == "DELETED" else seen.gone.discard)(metadata["uid"])
             self._changed.notify_all()
-        patch = seen.life.edit(found)
+            resource, num_jobs = seen.resources.get(NAME), len(seen.jobs.keys() - seen.gone)
+        patch = seen.life.edit(resource, num_jobs) if resource is not None else None
         if patch is not None:
-            self.client.patch(VIDEO_GENERATIONS, metadata["namespace"], metadata["name"], patch)
+            self.client.patch(VIDEO_GENERATIONS, metadata["namespace"], NAME, patch)
 
 
 class Place:
