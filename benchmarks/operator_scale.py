@@ -178,8 +178,6 @@ def measure(num_resources: int, num_rounds: int) -> list[Result]:
 def _prepare(plane: ControlPlane, folder: Path, num_resources: int) -> Bench:
     client = KubernetesClient.connect({"KUBECONFIG": str(plane.kubeconfig)}, threads=_POSTING_THREADS)
     plane.kubectl("apply", "--server-side", "-f", str(CRD))
-    crd = f"crd/{naming.PLURAL}.{naming.GROUP}"
-    plane.kubectl("wait", "--for=condition=Established", crd, "--timeout=30s")
     plane.kubectl("create", "namespace", _NAMESPACE)
     plane.kubectl("wait", "--for=create", "configmap/kube-root-ca.crt", f"--namespace={_NAMESPACE}")
     bench = Bench(plane, client, folder, num_resources)

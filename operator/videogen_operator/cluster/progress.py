@@ -168,6 +168,7 @@ class ProgressPoller(Generic[Key]):
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(self._pace.parallel)
         self._resources: dict[Key, _Resource] = {}
+        self._followed: set[Key] = set()
         self._published: dict[str, Progress] = {}
         self._thread = threading.Thread(target=self._loop.run_forever, name="progress", daemon=True)
 
@@ -183,7 +184,11 @@ class ProgressPoller(Generic[Key]):
 
     def follow(self, key: Key, targets: Iterable[Target]) -> None:
         """From now on exactly these pods of the resource are asked; with none it is forgotten. From any thread."""
-        self._loop.call_soon_threadsafe(self._follow, key, {target.pod_uid: target for target in targets})
+        wanted = {target.pod_uid: target for target in targets}
+        if not wanted and key not in self._followed:
+            return  # most passes: the loop need not turn for them
+        (self._followed.add if wanted else self._followed.discard)(key)
+        self._loop.call_soon_threadsafe(self._follow, key, wanted)
 
     def latest(self, pod_uid: str) -> Progress | None:
         """What the pod said last, as far as it is published; None where nothing recent is known. From any thread."""
