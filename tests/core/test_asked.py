@@ -7,7 +7,7 @@ from tests.builders import build_resource
 
 from videogen_api.naming import Stage
 from videogen_api.spec import VideoGenerationSpec
-from videogen_operator.core.asked import DEFAULT_GPU_RESOURCE, asked_digest, cards_digest, template_digest
+from videogen_operator.core.asked import asked_digest, template_digest
 
 PROMPT = {"name": "fox", "text": "a red fox", "seed": 1, "samples": 2}
 T4 = {"name": "t4", "replicas": 2, "gpu": {"product": "Tesla-T4"}}
@@ -87,12 +87,3 @@ def test_another_queue_makes_other_pods_in_every_stage_and_a_deadline_does_not(s
     before = template_digest(spec(runners=[T4]), stage, pool)
     assert template_digest(spec(runners=[T4], schedule={"queue": "team-a"}), stage, pool) != before
     assert template_digest(spec(runners=[T4], schedule={"activeDeadlineSeconds": 60}), stage, pool) == before
-
-
-def test_encoders_compete_for_the_same_cards_where_resource_and_nodes_are_the_same() -> None:
-    plain = cards_digest(spec())
-    assert cards_digest(spec(runners=[{"name": "a", "gpu": {"resource": DEFAULT_GPU_RESOURCE}}])) == plain
-    assert cards_digest(spec(encoder={"gpu": {"count": 2}}, runners=[T4])) == plain
-    assert cards_digest(spec(encoder={"gpu": {"resource": "amd.com/gpu"}})) != plain
-    assert cards_digest(spec(runners=[{"name": "a", "gpu": {"resource": "amd.com/gpu"}}])) != plain
-    assert cards_digest(spec(encoder={"pod": {"nodeSelector": {"zone": "a"}}})) != plain

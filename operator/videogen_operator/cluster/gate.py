@@ -5,12 +5,33 @@ Two groups that each hold some of the cards that both need would wait for each o
 
 import threading
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from videogen_api.naming import Stage
-from videogen_api.resource import VideoGeneration
+from videogen_api.plan import Device
+from videogen_api.spec import VideoGenerationSpec
+from videogen_operator.cluster.plans import FrozenPlan
 from videogen_operator.cluster.resources import Key
-from videogen_operator.core.asked import cards_digest
-from videogen_operator.core.observed import GroupState, Observed
+from videogen_operator.core.defaults import resolve_encoder, resolve_pools
+from videogen_operator.core.observed import GroupState, Observed, ObservedGroup, WaitingReason
+
+
+class Cards(NamedTuple):
+    """What the pods of an encoder compete for with those of others: a resource, on the nodes that they select."""
+
+    resource: str | None
+    node_selector: frozenset[tuple[str, str]]
+
+
+def cards_of(spec: VideoGenerationSpec, frozen: FrozenPlan) -> Cards | None:
+    """None for an encoder that is one process, or runs on the CPU: it cannot hold some cards and wait for others."""
+    placed = frozen.plan.encoder
+    if placed.shards == 1 or placed.device != Device.CUDA:
+        return None
+    defaults = frozen.defaults
+    encoder = resolve_encoder(spec.encoder, resolve_pools(spec.runners, defaults), defaults)
+    selector = encoder.pod.node_selector if encoder.pod is not None else None
+    return Cards(encoder.gpu.resource if encoder.gpu is not None else None, frozenset((selector or {}).items()))
 
 
 class EncoderGate:
@@ -19,7 +40,7 @@ class EncoderGate:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._unseen: set[Key] = set()
-        self._holder: dict[str, Key] = {}
+        self._holder: dict[Cards, Key] = {}
 
     def begin(self, keys: Iterable[Key]) -> None:
         """These resources exist; each may have an encoder group that is starting."""
@@ -27,29 +48,41 @@ class EncoderGate:
             self._unseen = set(keys)
             self._holder = {}
 
-    def look(self, key: Key, resource: VideoGeneration, observed: Observed) -> bool:
+    def look(self, key: Key, cards: Cards | None, observed: Observed) -> bool:
         """Takes in what was seen of a resource; returns whether its encoder may start now."""
-        cards = cards_digest(resource.spec)
-        starting = any(
-            group.stage == Stage.ENCODE and group.state == GroupState.RUNNING and group.size > 1 and group.unstarted
-            for group in observed.groups
-        )
+        starting = cards is not None and any(_is_starting(group) for group in observed.groups)
         with self._lock:
             self._unseen.discard(key)
-            holder = self._holder.get(cards)
-            if starting and holder is None:
-                self._holder[cards] = key
-            if not starting and holder == key:
-                del self._holder[cards]
+            # An edit may have sent it to other cards.
+            self._release(key, but=cards if starting else None)
+            if cards is None:
+                return True
+            if starting:
+                self._holder.setdefault(cards, key)
             return not self._unseen and self._holder.get(cards, key) == key
 
-    def take(self, key: Key, resource: VideoGeneration) -> bool:
+    def take(self, key: Key, cards: Cards) -> bool:
         """Holds the gate for a group that is about to be made; False where another was faster."""
         with self._lock:
-            return self._holder.setdefault(cards_digest(resource.spec), key) == key
+            return self._holder.setdefault(cards, key) == key
+
+    def pass_over(self, key: Key) -> None:
+        """The cluster does not let anybody look at the resource for now; the others need not wait for that."""
+        with self._lock:
+            self._unseen.discard(key)
 
     def forget(self, key: Key) -> None:
         """The resource is finished or gone."""
         with self._lock:
             self._unseen.discard(key)
-            self._holder = {cards: holder for cards, holder in self._holder.items() if holder != key}
+            self._release(key, but=None)
+
+    def _release(self, key: Key, *, but: Cards | None) -> None:
+        self._holder = {cards: holder for cards, holder in self._holder.items() if holder != key or cards == but}
+
+
+def _is_starting(group: ObservedGroup) -> bool:
+    """Whoever waits in a queue holds no card."""
+    queued = group.waiting is not None and group.waiting.reason == WaitingReason.QUEUED
+    running = group.stage == Stage.ENCODE and group.state == GroupState.RUNNING
+    return running and not queued and group.size > 1 and group.unstarted > 0

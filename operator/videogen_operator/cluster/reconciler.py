@@ -17,7 +17,7 @@ from videogen_operator.cluster.backend import ClusterBackend
 from videogen_operator.cluster.cache import ClusterCache
 from videogen_operator.cluster.checks import check_for_cluster
 from videogen_operator.cluster.events import EventRecorder
-from videogen_operator.cluster.gate import EncoderGate
+from videogen_operator.cluster.gate import EncoderGate, cards_of
 from videogen_operator.cluster.ownership import NameTaken
 from videogen_operator.cluster.plans import FrozenPlan, PlanBook
 from videogen_operator.cluster.progress import ProgressPoller, target_of
@@ -89,6 +89,7 @@ class Reconciler:
             self._refuse(resource.metadata, resource.status, error, now)
             return None
         except (Forbidden, Invalid, NameTaken) as error:
+            self._gate.pass_over(key)
             self._block(key, resource, error, now)
             raise Blocked(str(error)) from error
         if outcome.written:
@@ -146,9 +147,10 @@ class Reconciler:
                 encoder_may_start=encoder_may_start,
             )
 
-        decision = decide(encoder_may_start=self._gate.look(key, resource, observed))
-        grouped = any(group.stage == Stage.ENCODE and group.processes > 1 for group in decision.create)
-        if grouped and not self._gate.take(key, resource):
+        cards = cards_of(resource.spec, frozen)
+        decision = decide(encoder_may_start=self._gate.look(key, cards, observed))
+        encodes = any(group.stage == Stage.ENCODE for group in decision.create)
+        if encodes and cards is not None and not self._gate.take(key, cards):
             return decide(encoder_may_start=False)
         return decision
 

@@ -9,8 +9,6 @@ from videogen_api.naming import Stage, short_hash
 from videogen_api.plan import canonical_json
 from videogen_api.spec import Model, VideoGenerationSpec
 
-DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
-
 _DIGEST_LENGTH = 16
 
 
@@ -36,15 +34,6 @@ def template_digest(spec: VideoGenerationSpec, stage: Stage, pool: str | None) -
     else:
         said = []
     return _digest(said, spec.schedule.queue if spec.schedule is not None else None)
-
-
-def cards_digest(spec: VideoGenerationSpec) -> str:
-    """Digest of the cards that the encoder's pods compete for: their resource name, and the nodes that have them."""
-    encoder = spec.encoder
-    gpus = [encoder.gpu] if encoder is not None and encoder.gpu is not None else [p.gpu for p in spec.runners or ()][:1]
-    resource = next((gpu.resource for gpu in gpus if gpu is not None), None)
-    selector = encoder.pod.node_selector if encoder is not None and encoder.pod is not None else None
-    return _digest(resource or DEFAULT_GPU_RESOURCE, selector)
 
 
 def _plain(value: Model | None) -> Any:

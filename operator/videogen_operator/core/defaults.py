@@ -6,7 +6,6 @@ from pydantic import Field
 
 from videogen_api.architecture import DEFAULT_MODEL
 from videogen_api.spec import Encoder, Gpu, Model, ModelRef, Precision, RunnerPool, Storage
-from videogen_operator.core.asked import DEFAULT_GPU_RESOURCE
 
 RESOLUTION = "240p"
 ASPECT_RATIO = "16:9"
@@ -18,9 +17,10 @@ STEPS = 30
 GUIDANCE = 7.0
 AESTHETIC_SCORE = 6.5
 PRECISION = Precision.EXACT
+GPU_RESOURCE = "nvidia.com/gpu"
 RETRIES = 3
 
-_ONE_GPU = Gpu(resource=DEFAULT_GPU_RESOURCE, count=1)
+_ONE_GPU = Gpu(resource=GPU_RESOURCE, count=1)
 _POOL = RunnerPool(name="default", replicas=1, gpu=_ONE_GPU)
 _CPU = Gpu(count=0)
 
