@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -323,7 +324,7 @@ def test_an_object_has_a_budget_that_refills_and_takes_nothing_from_others() -> 
 def test_a_pass_never_waits_for_an_api_server_that_hangs() -> None:
     writer = Writer()
     writer.may_answer.clear()
-    with EventRecorder(writer, "operator-7d9f", Clock()) as recorder:
+    with EventRecorder(writer, "operator-7d9f", Clock(), per_second=1e6) as recorder:
         recorder.record(FOX, [STARTED])
         writer.next()  # it is being posted, for as long as the server likes
         for number in range(events.MAX_WAITING + 3):
@@ -333,6 +334,18 @@ def test_a_pass_never_waits_for_an_api_server_that_hangs() -> None:
         for _ in range(events.MAX_WAITING):
             writer.next()
     assert recorder.num_posted == events.MAX_WAITING + 1
+
+
+def test_many_events_at_once_are_posted_one_after_the_other_and_at_the_end_in_a_hurry() -> None:
+    writer, times = Writer(), []
+    with EventRecorder(writer, "operator-7d9f", Clock(), per_second=20) as recorder:
+        for number in range(20):
+            recorder.record(Metadata(name="fox", namespace="team-a", uid=f"u{number}"), [STARTED])
+        for _ in range(4):
+            writer.next()
+            times.append(time.monotonic())
+    assert times[-1] - times[0] >= 3 * 0.05 * 0.9
+    assert recorder.num_posted == 20
 
 
 def test_times_are_those_at_which_something_was_seen_in_utc() -> None:

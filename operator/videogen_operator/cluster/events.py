@@ -30,6 +30,8 @@ BURST = 20
 """Events that one object may have at once."""
 REFILL_SECONDS = 60.0
 """After this long it may have one more."""
+PER_SECOND = 20.0
+"""Events posted in a second at most: a thousand new resources have more urgent things to ask of the API server."""
 SERIES_SECONDS = 360.0
 """An event that comes again after this long is a new one; as with the event series of client-go."""
 
@@ -75,11 +77,18 @@ class EventRecorder:
     """Records while its `with` block lasts; `instance` is the name of this pod."""
 
     def __init__(
-        self, writer: EventWriter, instance: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        writer: EventWriter,
+        instance: str,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        per_second: float = PER_SECOND,
     ) -> None:
         self._writer = writer
         self._instance = instance[:_MAX_INSTANCE_CHARACTERS]
         self._now = now
+        self._pause_seconds = 1 / per_second
+        self._ending = threading.Event()
         self._waiting: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._series: OrderedDict[tuple[str, EventNote], _Series] = OrderedDict()
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
@@ -94,6 +103,7 @@ class EventRecorder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ending.set()
         self._waiting.put(None)
         self._thread.join(_DRAIN_SECONDS)
 
@@ -115,6 +125,7 @@ class EventRecorder:
                 self.num_posted += 1
             except ApiError as error:
                 self._drop(str(error), entry.note)
+            self._ending.wait(self._pause_seconds)
 
     def _take_token(self, entry: _Entry) -> bool:
         bucket = self._buckets.setdefault(entry.about.uid, _Bucket(BURST, entry.seen))
