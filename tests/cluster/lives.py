@@ -87,9 +87,7 @@ class World:
 
     def __enter__(self) -> Self:
         self.plane.kubectl("apply", "--server-side", "-f", str(CRD))
-        self.plane.kubectl(
-            "wait", "--for=condition=Established", f"crd/{naming.PLURAL}.{naming.GROUP}", "--timeout=30s"
-        )
+        # Not by `kubectl wait`: a definition that is new has no conditions yet, which it takes for an error.
         assert self.wait_for(self._is_served)
         self._stack.callback(self.client.close)
         self._stack.enter_context(self._launcher)
@@ -267,6 +265,10 @@ class Place:
 
     def _has_ended(self) -> bool:
         return self._operator is not None and self._operator.has_ended_by_itself()
+
+    def log_lines(self) -> list[str]:
+        """Everything that the operator has logged, a JSON object a line."""
+        return (self._folder / "operator.log").read_text().splitlines()
 
     def log_tail(self) -> str:
         writes = "\n".join(f"{write.method} {write.path}: {write.code}" for write in self.writes)
