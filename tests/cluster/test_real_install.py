@@ -160,7 +160,8 @@ def test_a_runner_without_memory_is_reported_as_out_of_memory(release: Release) 
 
 def test_suspend_ends_every_pod_and_resume_finishes_the_work(release: Release) -> None:
     release.apply(fox("paused", video={"size": {"width": 128, "height": 128}, "frames": 51}, sampling={"steps": 60}))
-    runner = release.wait("paused", "jsonpath={.status.runners[0].state}=Denoising", 300)["status"]["runners"][0]
+    found = release.wait("paused", "jsonpath={.status.runners[?(@.state=='Denoising')].name}=cpu-0", 300)
+    runner = found["status"]["runners"][0]
     assert (runner["name"], runner["clip"], runner["steps"]) == ("cpu-0", "fox-1", 60)
     assert runner["pod"].startswith("paused-")
     assert 0 <= runner["step"] <= 60
