@@ -1,6 +1,7 @@
 """A TCP proxy in front of the API server whose connections can go silent without breaking, as half-open ones do."""
 
 import json
+import select
 import socket
 import ssl
 import threading
@@ -74,21 +75,38 @@ class MuteProxy:
             upstream = self._context.wrap_socket(plain, server_hostname=address.hostname)
             with self._lock:
                 self._sockets += [client, upstream]
-            watches = threading.Event()
-            self._start(self._send, client, upstream, watches)
-            self._start(self._receive, upstream, client, watches)
+            self._start(self._relay, client, upstream)
 
-    def _send(self, client: socket.socket, upstream: socket.socket, watches: threading.Event) -> None:
+    def _relay(self, client: socket.socket, upstream: ssl.SSLSocket) -> None:
+        """One thread for both directions: OpenSSL does not let one read a connection while another writes it."""
+        watches = False
         with suppress(OSError):
-            while piece := client.recv(_PIECE):
-                if piece.startswith(b"GET "):
-                    (watches.set if b"watch=true" in piece.partition(b"\r\n")[0] else watches.clear)()
-                upstream.sendall(piece)
-            upstream.shutdown(socket.SHUT_RDWR)
+            while True:
+                ready = [upstream] if upstream.pending() else select.select([client, upstream], [], [])[0]
+                if client in ready:
+                    piece = client.recv(_PIECE)
+                    if not piece:
+                        break
+                    if piece.startswith(b"GET "):
+                        watches = b"watch=true" in piece.partition(b"\r\n")[0]
+                    upstream.sendall(piece)
+                if upstream in ready:
+                    reply = _read_what_is_there(upstream)
+                    if reply == b"":
+                        break
+                    if reply is not None and not (self.mutes_all or (self.mutes_watches and watches)):
+                        client.sendall(reply)
+        for one in (client, upstream):
+            with suppress(OSError):  # the other side was first
+                one.shutdown(socket.SHUT_RDWR)
 
-    def _receive(self, upstream: socket.socket, client: socket.socket, watches: threading.Event) -> None:
-        with suppress(OSError):
-            while piece := upstream.recv(_PIECE):
-                if not (self.mutes_all or (self.mutes_watches and watches.is_set())):
-                    client.sendall(piece)
-            client.shutdown(socket.SHUT_RDWR)
+
+def _read_what_is_there(upstream: ssl.SSLSocket) -> bytes | None:
+    """None: it was a message of TLS itself, and waiting for the next one would hold up the other direction."""
+    upstream.setblocking(False)
+    try:
+        return upstream.recv(_PIECE)
+    except ssl.SSLWantReadError:
+        return None
+    finally:
+        upstream.setblocking(True)
