@@ -3,6 +3,7 @@
 import os
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
 
 # Fixtures were recorded in numbers that this mode gives on every x86-64 processor; tests/parity/check.py says more.
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
+
+# How long an example takes depends on what else the machine does; speed is measured in benchmarks/.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 
 REAL_NODE = "tests/cluster/test_real_"
 

@@ -70,7 +70,7 @@ def test_the_operator_lives_with_the_rights_that_the_chart_gives(
     if "namespaces" in values:
         kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "videogenerations.videogen.dev.yaml"))
     installer.install(release, namespace, values)
-    kubectl("wait", CRD, "--for=condition=Established", "--timeout=30s")
+    kubectl("wait", CRD, "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True", "--timeout=30s")
     client = KubernetesClient.connect({"KUBECONFIG": str(installer.cluster.kubeconfig)}, threads=4)
     with PodSimulator(installer.cluster, client), running(installer, release, namespace, tmp_path) as operator:
         # A run; another one, for which the children of the first are removed; and the removal of all of them.

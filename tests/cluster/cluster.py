@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+CRD = Path(__file__).parents[2] / "crds" / "videogenerations.videogen.dev.yaml"
+
 
 class KubectlError(RuntimeError):
     """kubectl said no; the text is what it wrote to stderr."""
@@ -34,6 +36,13 @@ class Cluster:
         if done.returncode != 0:
             raise KubectlError(done.stderr.strip())
         return done.stdout
+
+    def install_crd(self) -> None:
+        """Returns when the API server has taken in the new kind."""
+        self.kubectl("apply", "--server-side", "--filename", str(CRD))
+        # `--for=condition` fails on one that has no conditions yet.
+        established = "jsonpath={.status.conditions[?(@.type=='Established')].status}=True"
+        self.kubectl("wait", "--filename", str(CRD), f"--for={established}", "--timeout=30s")
 
 
 def write_kubeconfig(path: Path, server: str, certificate_authority: Path, token: str) -> Path:

@@ -6,7 +6,6 @@ import ssl
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from tests.cluster.control_plane import ControlPlane
 
 from videogen_api import naming
 
-CRD = Path(__file__).parents[2] / "crds" / "videogenerations.videogen.dev.yaml"
 STRICT = "fieldValidation=Strict"
 DRY_RUN = f"dryRun=All&{STRICT}"
 
@@ -59,8 +57,7 @@ class Api:
 def api(control_plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Api]:
     """A namespace of the module's own."""
     namespace = request.module.__name__.rsplit(".", 1)[-1].replace("_", "-")
-    control_plane.kubectl("apply", "-f", str(CRD))
-    control_plane.kubectl("wait", "--for=condition=Established", f"crd/{naming.PLURAL}.{naming.GROUP}")
+    control_plane.install_crd()
     control_plane.kubectl("create", "namespace", namespace)
     yield Api(control_plane, namespace)
     control_plane.kubectl("delete", "namespace", namespace, "--wait=false")

@@ -30,7 +30,6 @@ from videogen_operator.cluster.client import KubernetesClient
 from videogen_operator.cluster.resources import JOBS, VIDEO_GENERATIONS, Object
 
 ROOT = Path(__file__).parents[2]
-CRD = ROOT / "crds" / "videogenerations.videogen.dev.yaml"
 PATIENCE_SECONDS = 60.0
 QUIET_SECONDS = 1.5
 NAME = "fox"
@@ -86,8 +85,8 @@ class World:
         self._launch_lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        self.plane.kubectl("apply", "--server-side", "-f", str(CRD))
-        # Not by `kubectl wait`: a definition that is new has no conditions yet, which it takes for an error.
+        self.plane.install_crd()
+        # A definition that is established is not yet served everywhere.
         assert self.wait_for(self._is_served)
         self._stack.callback(self.client.close)
         self._stack.enter_context(self._launcher)

@@ -131,6 +131,14 @@ class Scene:
         self.wait_until(lambda: len(self.pods(name, stage)) == number, lambda: self.pods(name, stage))
         return self.pods(name, stage)
 
+    def end_deleted_pods(self, name: str) -> None:
+        """What a kubelet does with pods that are to go: without one they wait for Kubernetes to give them up."""
+        for pod in self.children(PODS, name):
+            metadata = pod["metadata"]
+            if "deletionTimestamp" in metadata and pod["status"].get("phase") not in ("Failed", "Succeeded"):
+                status = {"phase": "Failed"}
+                self.client.patch_status(PODS, self.namespace, metadata["name"], metadata["resourceVersion"], status)
+
     def is_gone(self, kind: Resource, name: str) -> bool:
         try:
             self.client.get(kind, self.namespace, name)

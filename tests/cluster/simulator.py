@@ -38,7 +38,7 @@ class PodSimulator:
         self._client = client
         self._script = script
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="pod")
-        self._watch = Watch(server, PODS, self._on_event, label_selector=naming.LABEL_NAME)
+        self._watch = Watch(server, PODS, self._on_event, label_selector=f"{naming.LABEL_NAME},{naming.LABEL_STAGE}")
         self._lock = threading.Lock()
         self._done: set[str] = set()
         self._live: dict[str, Object] = {}

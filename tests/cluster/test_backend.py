@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from tests.builders import build_plan
@@ -27,7 +26,6 @@ from videogen_operator.config import OperatorConfig
 from videogen_operator.core.defaults import Defaults
 from videogen_operator.core.observed import Group, GroupState, ObservedGroup, WaitingReason
 
-CRD = Path(__file__).parents[2] / "crds" / "videogenerations.videogen.dev.yaml"
 PLAN = build_plan(storage="s3://videos/")
 ENCODE = Group(Stage.ENCODE, None, 1, 1, 1, "abc")
 GENERATE = Group(Stage.GENERATE, "local", 1, 2, 1, "abc")
@@ -80,8 +78,7 @@ def build_manifest() -> Object:
 @pytest.fixture
 def world(control_plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[World]:
     namespace = request.node.name.replace("_", "-")[-60:].strip("-")
-    control_plane.kubectl("apply", "--filename", str(CRD))
-    control_plane.kubectl("wait", "--for=condition=Established", "crd/videogenerations.videogen.dev")
+    control_plane.install_crd()
     control_plane.kubectl("create", "namespace", namespace)
     calls: list[tuple[str, str]] = []
     client = KubernetesClient.connect(

@@ -13,15 +13,13 @@ from videogen_operator.cluster.api_errors import AlreadyExists, Conflict, Forbid
 from videogen_operator.cluster.client import KubernetesClient
 from videogen_operator.cluster.resources import CONFIG_MAPS, JOBS, LEASES, PODS, VIDEO_GENERATIONS, Object
 
-CRD = Path(__file__).parents[2] / "crds" / "videogenerations.videogen.dev.yaml"
 OTHER_UID = "00000000-0000-0000-0000-000000000000"
 
 
 @pytest.fixture
 def real(control_plane: ControlPlane, request: pytest.FixtureRequest) -> "Iterator[Real]":
     namespace = request.node.name.replace("_", "-")[-60:].strip("-")
-    control_plane.kubectl("apply", "--filename", str(CRD))
-    control_plane.kubectl("wait", "--for=condition=Established", "crd/videogenerations.videogen.dev")
+    control_plane.install_crd()
     control_plane.kubectl("create", "namespace", namespace)
     client = KubernetesClient.connect({"KUBECONFIG": str(control_plane.kubeconfig)}, threads=4)
     yield Real(client, namespace)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.lives import CONFIG, CRD, SPEC
+from tests.cluster.lives import CONFIG, SPEC
 from tests.cluster.mute_proxy import MuteProxy
 
 from videogen_api import naming
@@ -180,9 +180,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def client(control_plane: ControlPlane) -> Iterator[KubernetesClient]:
-    control_plane.kubectl("apply", "--server-side", "-f", str(CRD))
-    crd = f"crd/{naming.PLURAL}.{naming.GROUP}"
-    control_plane.kubectl("wait", "--for=condition=Established", crd, "--timeout=30s")
+    control_plane.install_crd()
     client = KubernetesClient.connect({"KUBECONFIG": str(control_plane.kubeconfig)}, threads=1)
     yield client
     client.close()

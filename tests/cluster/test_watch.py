@@ -31,7 +31,6 @@ from videogen_operator.cluster.resources import (
 from videogen_operator.cluster.watch import Watcher
 
 PATIENCE_SECONDS = 30.0
-CRD = Path(__file__).parents[2] / "crds" / "videogenerations.videogen.dev.yaml"
 POD_SPEC = {"containers": [{"name": "runner", "image": "none"}], "restartPolicy": "Never"}
 SPECS: Mapping[Resource, Object] = {
     VIDEO_GENERATIONS: {"prompts": [{"text": "a red fox"}], "runners": [{"name": "cpu", "gpu": {"count": 0}}]},
@@ -71,9 +70,7 @@ class Events:
 
 @pytest.fixture(scope="module")
 def client(control_plane: ControlPlane) -> Iterator[KubernetesClient]:
-    control_plane.kubectl("apply", "--server-side", "-f", str(CRD))
-    crd = f"crd/{naming.PLURAL}.{naming.GROUP}"
-    control_plane.kubectl("wait", "--for=condition=Established", crd, "--timeout=30s")
+    control_plane.install_crd()
     client = KubernetesClient.connect({"KUBECONFIG": str(control_plane.kubeconfig)}, threads=1)
     yield client
     client.close()
