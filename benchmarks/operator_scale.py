@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.cluster.control_plane import ControlPlane, control_plane  # noqa: E402 - found through the path above
-from tests.cluster.lives import CONFIG, CRD, SPEC  # noqa: E402
+from tests.cluster.lives import CONFIG, SPEC  # noqa: E402
 
 from videogen_api import naming  # noqa: E402
 from videogen_operator.cluster.api_errors import NotFound, TooManyRequests  # noqa: E402
@@ -177,7 +177,7 @@ def measure(num_resources: int, num_rounds: int) -> list[Result]:
 
 def _prepare(plane: ControlPlane, folder: Path, num_resources: int) -> Bench:
     client = KubernetesClient.connect({"KUBECONFIG": str(plane.kubeconfig)}, threads=_POSTING_THREADS)
-    plane.kubectl("apply", "--server-side", "-f", str(CRD))
+    plane.install_crd()
     plane.kubectl("create", "namespace", _NAMESPACE)
     plane.kubectl("wait", "--for=create", "configmap/kube-root-ca.crt", f"--namespace={_NAMESPACE}")
     bench = Bench(plane, client, folder, num_resources)
