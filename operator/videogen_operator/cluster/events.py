@@ -30,7 +30,7 @@ BURST = 20
 """Events that one object may have at once."""
 REFILL_SECONDS = 60.0
 """After this long it may have one more."""
-PER_SECOND = 20.0
+PER_SECOND = 5.0
 """Events posted in a second at most: a thousand new resources have more urgent things to ask of the API server."""
 SERIES_SECONDS = 360.0
 """An event that comes again after this long is a new one; as with the event series of client-go."""
