@@ -144,6 +144,18 @@ class PlannedEncoder(Model):
     cost: StageCost
 
 
+class FormBytes(Model):
+    """Bytes of activations that a clip is predicted to hold in each form that its card may run in, the weights apart.
+
+    The runner's memory ladder goes down these forms; see docs/memory.md.
+    """
+
+    denoise: dict[int, int]
+    """By `guidance_batch`."""
+    decode: dict[int, int]
+    """By `decode_batch_frames`."""
+
+
 class PlannedPool(Model):
     """Placement of one runner pool; `cost` is one clip's."""
 
@@ -160,6 +172,10 @@ class PlannedPool(Model):
     """Frames that the spatial decoder takes at once."""
     seconds_per_step: float
     cost: StageCost
+    shares_encoder_cards: bool = False
+    """Whether its runners and the encoder compete for the same cards."""
+    unfit: str = ""
+    """Why the clip does not fit its cards even in the smallest form, which is the one given here: it gets no runners."""
 
 
 class Clip(Model):

@@ -1,8 +1,9 @@
 """What a resource says of itself: the status of a VideoGeneration.
 
 The ledger (`run_id`, `retry`, `attempts`, `start_time`, `completion_time`) is written before acting; everything else is
-computed from what was observed. `asked`, `plan_revision`, `created`, `late_starts` and `found` belong to the ledger
-too: they are what a look at the children alone could not tell. Times are RFC 3339 in UTC, as Kubernetes writes them.
+computed from what was observed. `asked`, `plan_revision`, `created`, `late_starts`, `least_shards`, `gave_way` and
+`found` belong to the ledger too: they are what a look at the children alone could not tell. Times are RFC 3339 in UTC,
+as Kubernetes writes them.
 """
 
 from datetime import UTC, datetime
@@ -134,6 +135,8 @@ class PlanSummary(Model):
     """Most memory that a card should need."""
     why: str
     """Reason for the strategy."""
+    unfit_pools: tuple[str, ...] = ()
+    """Pools that get no pods because the clip does not fit their cards, with the numbers."""
 
 
 class ClipCounts(Model):
@@ -272,6 +275,10 @@ class VideoGenerationStatus(Model):
     """Attempts that are known to have existed; one that has not keeps its name, one that has never gets it again."""
     late_starts: tuple[str, ...] = ()
     """Attempts that were given up because their pods did not start in time."""
+    least_shards: int = 1
+    """Shards that the encoder needs at least: one more than an attempt had that ran out of memory."""
+    gave_way: int = 0
+    """The preflight attempt in whose round runners left their cards to the encoder, to return after it; 0: none."""
     found: Findings | None = None
     """What the run's preflight found."""
     start_time: Time | None = None
