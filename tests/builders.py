@@ -9,6 +9,7 @@ from videogen_api.naming import Stage
 from videogen_api.plan import (
     Device,
     Dtype,
+    FormBytes,
     Plan,
     PlannedEncoder,
     PlannedModel,
@@ -99,6 +100,7 @@ def build_pool(name: str, replicas: int) -> PlannedPool:
         vae_dtype=Dtype.FLOAT32,
         guidance_batch=2,
         decode_batch_frames=4,
+        form_bytes=FormBytes(denoise={2: 1, 1: 1}, decode={4: 1, 3: 1, 2: 1, 1: 1}),
         seconds_per_step=1.0,
         cost=COST,
     )

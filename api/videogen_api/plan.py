@@ -170,6 +170,7 @@ class PlannedPool(Model):
     """2: both branches of guidance in one forward; 1: one after the other, in less memory."""
     decode_batch_frames: int
     """Frames that the spatial decoder takes at once."""
+    form_bytes: FormBytes
     seconds_per_step: float
     cost: StageCost
     shares_encoder_cards: bool = False

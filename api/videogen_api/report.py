@@ -59,7 +59,16 @@ class Progress(Model):
     """Texts encoded, or clips finished."""
     total: int = 0
     memory_bytes: int = 0
+    """Held on the device by this process."""
+    memory_peak_bytes: int = 0
+    """Held at most by this process."""
     memory_total_bytes: int = 0
+    """Of the device."""
+    guidance_batch: int | None = None
+    """As in the plan, or less where memory is short; so is the next."""
+    decode_batch_frames: int | None = None
+    host_blocks: int | None = None
+    """Blocks of the denoiser whose weights wait on the host; 0 in every plan."""
 
 
 class Bitmap(Model):
@@ -124,6 +133,8 @@ class GenerateReport(Model):
     resumed: int
     steps: int
     """Denoising steps that this process computed."""
+    adapted: int = 0
+    """Clips that were finished in another form than the plan's, for want of memory."""
     step_seconds: float
     load_seconds: float
 

@@ -12,6 +12,7 @@ from videogen_api.plan import (
     DTYPE_BYTES,
     Device,
     Dtype,
+    FormBytes,
     PlannedEncoder,
     PlannedPool,
     PlannedSampling,
@@ -131,6 +132,9 @@ def place_pool(
         vae_dtype=card.vae_dtype,
         guidance_batch=guidance,
         decode_batch_frames=batch_frames,
+        form_bytes=FormBytes(
+            denoise={n: denoise_bytes(n) for n in _GUIDANCE_BATCHES}, decode={n: decode_bytes(n) for n in decode_batches}
+        ),
         seconds_per_step=seconds_per_step,
         cost=StageCost(
             flops=video.loops * (sampling.steps * 2 * forward_flops + decode_flops),
