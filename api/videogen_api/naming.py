@@ -66,10 +66,19 @@ class Env(StrEnum):
     """A folder for temporary files; left out: the system's."""
     BUILTIN_WEIGHTS = "VIDEOGEN_BUILTIN_WEIGHTS"
     """A folder with one folder of weights for each model that the image carries (`weights: builtin`)."""
+    SHARDS_ADDRESS = "VIDEOGEN_SHARDS_ADDRESS"
+    """host:port at which shard 0 of an encoder waits for the others; for encode with several shards."""
+    SHARDS_LISTENER = "VIDEOGEN_SHARDS_LISTENER"
+    """File descriptor of shard 0's listening socket, inherited; left out: it listens on the port of the address."""
+    START_DEADLINE = "VIDEOGEN_START_DEADLINE"
+    """Seconds that a shard waits for the others to come."""
 
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 DEFAULT_PORT = 8080
+SHARDS_PORT = 29500
+"""At which shard 0 of an encoder waits for the others, each pod having an address of its own."""
+DEFAULT_START_DEADLINE_SECONDS = 3600
 MAX_TERMINATION_BYTES = 4096
 
 PLAN_FILE = "plan.json"
