@@ -9,6 +9,7 @@ from tests.cluster.cluster import write_kubeconfig
 from tests.cluster.control_plane import ControlPlane
 
 from videogen_operator.cluster import client as client_module
+from videogen_operator.cluster import connection as connection_module
 from videogen_operator.cluster.api_errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
 from videogen_operator.cluster.client import KubernetesClient
 from videogen_operator.cluster.resources import CONFIG_MAPS, JOBS, LEASES, PODS, VIDEO_GENERATIONS, Object
@@ -166,8 +167,8 @@ def test_a_pod_takes_the_token_of_its_service_account(
 ) -> None:
     token = tmp_path / "token"
     token.write_text(control_plane.token)
-    monkeypatch.setattr(client_module, "SERVICE_TOKEN_FILENAME", str(token))
-    monkeypatch.setattr(client_module, "SERVICE_CERT_FILENAME", str(control_plane.ca_file))
+    monkeypatch.setattr(connection_module, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(connection_module, "SERVICE_CERT_FILENAME", str(control_plane.ca_file))
     address = urlsplit(control_plane.server)
     environment = {"KUBERNETES_SERVICE_HOST": str(address.hostname), "KUBERNETES_SERVICE_PORT": str(address.port)}
     client = KubernetesClient.connect(environment, threads=1)

@@ -533,6 +533,64 @@ def test_the_canarys_thread_reports_a_deaf_stream_once_and_an_api_error_never(mo
     assert setting.canary.problem() == "no events of videogenerations"
 
 
+class Pauses:
+    """Stands in for the event that ends the canary's thread: no pause takes time, and the last one ends it."""
+
+    def __init__(self, most: int, before: Callable[[int], None]) -> None:
+        self.seconds: list[float] = []
+        self._most = most
+        self._before = before
+
+    def wait(self, seconds: float) -> bool:
+        self.seconds.append(seconds)
+        self._before(len(self.seconds))
+        return len(self.seconds) > self._most
+
+    def set(self) -> None:
+        raise AssertionError("it ends by itself")
+
+
+def pauses_of(setting: Setting, most: int, before: Callable[[int], None] = lambda _: None) -> list[float]:
+    """The pauses of a canary before its first looks and the one that comes after `most` of them; `before` is told of
+    each, counted from 1."""
+    pauses = Pauses(most, before)
+    setting.canary._stop = pauses  # type: ignore[assignment]  # all that is asked of an event
+    setting.canary.start()
+    setting.canary._thread.join(PATIENCE_SECONDS)
+    return pauses.seconds
+
+
+def test_the_first_looks_come_early_and_what_went_unseen_at_the_start_is_found_by_them() -> None:
+    setting = Setting(FakeLists({VIDEO_GENERATIONS: [video_generation("stays", 1), video_generation("goes", 2)]}))
+    setting.canary.prime()
+    woken_before: dict[int, list[str]] = {}
+
+    def before(pause: int) -> None:
+        woken_before[pause] = [key.name for key in setting.woken]
+        if pause == 1:
+            # After the cache was filled and before a stream began: no event will ever tell of it.
+            setting.lists.items[VIDEO_GENERATIONS].pop()
+
+    assert pauses_of(setting, 3, before) == [3.0, 11.0, 60.0, 60.0]
+    assert setting.cache.keys() == (Key("fake", "stays"),)
+    # The early looks leave what is unfinished alone; that is for the regular ones.
+    assert woken_before == {1: [], 2: ["goes"], 3: ["goes"], 4: ["goes", "stays"]}
+
+
+def test_a_look_that_fails_or_misses_something_is_soon_followed_by_another() -> None:
+    setting = Setting(FakeLists({VIDEO_GENERATIONS: [video_generation("a", 1)]}))
+    setting.canary.prime()
+
+    def before(pause: int) -> None:
+        setting.lists.error = Unavailable("no answer", code=0) if pause == 3 else None
+        # A version that the stream has not brought before the fifth look.
+        version = 9 if pause == 4 else 1
+        setting.lists.items[VIDEO_GENERATIONS] = [video_generation("a", version)]
+
+    assert pauses_of(setting, 5, before) == [3.0, 11.0, 60.0, 11.0, 11.0, 60.0]
+    assert setting.deaf == []
+
+
 def test_a_canary_that_was_stopped_is_no_problem_of_the_streams() -> None:
     setting = Setting()
     setting.canary.prime()

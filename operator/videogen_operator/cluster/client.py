@@ -1,42 +1,22 @@
-"""The API server, as few small methods on plain values: the only module that imports `kubernetes`.
+"""The API server, as few small methods on plain values.
 
-It takes from that package what is hard (kubeconfig files, exec plug-ins, rotating tokens, TLS) and leaves its models,
-which cost 80 MB of memory. Replies to writes are asked for as metadata only: everything else in them is what was sent.
-Safe to use from many threads.
+Replies to writes are asked for as metadata only: everything else in them is what was sent. Safe to use from many
+threads.
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-import urllib3
-from kubernetes.client.configuration import Configuration
-from kubernetes.client.rest import RESTClientObject
-from kubernetes.config.config_exception import ConfigException
-from kubernetes.config.incluster_config import (
-    SERVICE_CERT_FILENAME,
-    SERVICE_HOST_ENV_NAME,
-    SERVICE_TOKEN_FILENAME,
-    InClusterConfigLoader,
-)
-from kubernetes.config.kube_config import load_kube_config
-
 from videogen_api import naming
-from videogen_api.errors import ConfigInvalid
-from videogen_operator.cluster.api_errors import Conflict, Gone, NotFound, NotLeader, Unavailable, error_of_reply
+from videogen_operator.cluster.api_errors import Conflict, Gone, NotFound
+from videogen_operator.cluster.connection import REPLY_SECONDS, CallRecorder, Connection
 from videogen_operator.cluster.resources import CORE_EVENTS, Object, ObjectList, Resource
 
 PAGE_SIZE = 500
 """Objects that the server is asked for at once."""
 
-CallRecorder = Callable[[str, str, int, float], None]
-"""Told of every call: verb, plural name of the resource, HTTP status (0: no answer), seconds."""
-
-_CONNECT_SECONDS = 5.0
-_REPLY_SECONDS = 30.0
-_TOKEN_SECONDS = 10.0
 _JSON = "application/json"
 _JSON_PATCH = "application/json-patch+json"
 _MERGE_PATCH = "application/merge-patch+json"
@@ -52,28 +32,8 @@ def _keep_all(found: Object) -> Object:
 class KubernetesClient:
     """Every method raises a subclass of ApiError (api_errors.py); nothing is ever sent twice."""
 
-    def __init__(
-        self,
-        configuration: Configuration,
-        *,
-        threads: int,
-        record_call: CallRecorder | None = None,
-        may_write: Callable[[], bool] | None = None,
-        timeout_seconds: float = _REPLY_SECONDS,
-    ) -> None:
-        configuration.connection_pool_maxsize = threads
-        # urllib3 would send a write again after a broken connection, without knowing whether it was carried out.
-        configuration.retries = urllib3.Retry(total=False, redirect=False, status=False)
-        self._configuration = configuration
-        address = urllib3.util.parse_url(configuration.host)
-        self._base_path = (address.path or "").rstrip("/")
-        # Straight to the one host's connections: the way through the manager looks them up again at every call.
-        self._pool = RESTClientObject(configuration).pool_manager.connection_from_url(configuration.host)
-        self._record_call = record_call
-        self._may_write = may_write
-        self._timeout = urllib3.Timeout(connect=min(_CONNECT_SECONDS, timeout_seconds), read=timeout_seconds)
-        self._token: str | None = None
-        self._token_until = 0.0
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     @classmethod
     def connect(
@@ -83,36 +43,25 @@ class KubernetesClient:
         threads: int,
         record_call: CallRecorder | None = None,
         may_write: Callable[[], bool] | None = None,
-        timeout_seconds: float = _REPLY_SECONDS,
+        timeout_seconds: float = REPLY_SECONDS,
     ) -> "KubernetesClient":
         """A client for the cluster of KUBECONFIG, of the pod that this is, or of ~/.kube/config, in this order.
 
         `threads` is how many calls at once keep their connection, `timeout_seconds` how long the server may be silent.
         Where `may_write` says no, every write raises NotLeader. Raises ConfigInvalid where no cluster is configured.
         """
-        configuration = Configuration()
-        file = environment.get("KUBECONFIG")
-        try:
-            if file is None and SERVICE_HOST_ENV_NAME in environment:
-                # Reads its token file again every minute.
-                loader = InClusterConfigLoader(SERVICE_TOKEN_FILENAME, SERVICE_CERT_FILENAME, environ=environment)
-                loader.load_and_set(configuration)
-            else:
-                load_kube_config(file, client_configuration=configuration)
-        except (ConfigException, OSError) as error:
-            raise ConfigInvalid(
-                f"no cluster to talk to: {error}; run in a pod with a service account, or set KUBECONFIG"
-            ) from error
         return cls(
-            configuration,
-            threads=threads,
-            record_call=record_call,
-            may_write=may_write,
-            timeout_seconds=timeout_seconds,
+            Connection(
+                environment,
+                threads=threads,
+                record_call=record_call,
+                may_write=may_write,
+                timeout_seconds=timeout_seconds,
+            )
         )
 
     def close(self) -> None:
-        self._pool.close()
+        self._connection.close()
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object:
         return _load(self._call("GET", resource, resource.path(namespace, name)))
@@ -243,40 +192,12 @@ class KubernetesClient:
         content_type: str = _JSON,
         accept: str | None = None,
     ) -> bytes:
-        headers = {"Accept": accept or (_JSON if method == "GET" else _METADATA), "User-Agent": naming.FIELD_MANAGER}
+        headers = {"Accept": accept or (_JSON if method == "GET" else _METADATA)}
         content = None
         if body is not None:
             headers["Content-Type"] = content_type
             content = json.dumps(body, separators=(",", ":")).encode()
-        token = self._bearer_token()
-        if token is not None:
-            headers["Authorization"] = token
-        asked = f"{method} {path.partition('?')[0]}"
-        if method != "GET" and self._may_write is not None and not self._may_write():
-            raise NotLeader(f"{asked}: not sent: this replica does not lead", code=0)
-        code = 0
-        started = time.perf_counter()
-        try:
-            reply = self._pool.request(
-                method, self._base_path + path, body=content, headers=headers, timeout=self._timeout, redirect=False
-            )
-            code = reply.status
-        except urllib3.exceptions.HTTPError as error:
-            raise Unavailable(f"{asked}: no answer: {error}", code=0) from error
-        finally:
-            if self._record_call is not None:
-                self._record_call(method, resource.plural, code, time.perf_counter() - started)
-        if not 200 <= code < 300:
-            raise error_of_reply(asked, code, reply.headers, reply.data)
-        return reply.data
-
-    def _bearer_token(self) -> str | None:
-        """The configuration's, which comes from a file that is renewed, or from a plug-in; asking it takes a while."""
-        now = time.monotonic()
-        if now >= self._token_until:
-            self._token = self._configuration.get_api_key_with_prefix("BearerToken")
-            self._token_until = now + _TOKEN_SECONDS
-        return self._token
+        return self._connection.call(method, resource, path, content, headers)
 
 
 def _keep_version(found: Object) -> Object:

@@ -105,7 +105,7 @@ class OperatorMetrics:
         self._pass_seconds.observe(seconds)
 
     def record_call(self, verb: str, resource: str, code: int, seconds: float) -> None:
-        """Fits client.CallRecorder."""
+        """Fits connection.CallRecorder."""
         self._calls.add(verb, resource, str(code))
         self._call_seconds.observe(seconds, verb)
 

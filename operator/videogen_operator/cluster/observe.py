@@ -11,17 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self, TypeVar
 
-from videogen_api.report import Progress, TerminationReport
-from videogen_operator.cluster.hindrances import LOST_AFTER, waiting_of_job, waiting_of_pod
+from videogen_api.report import Progress
+from videogen_operator.cluster.hindrances import LOST_AFTER, waiting_of_job
+from videogen_operator.cluster.observe_pods import give_up, is_at_work, is_node_lost, observe_pods
 from videogen_operator.cluster.resources import Object
 from videogen_operator.cluster.views import Condition, Event, Job, Labels, Malformed, Pod
-from videogen_operator.core.observed import (
-    GroupState,
-    Observed,
-    ObservedGroup,
-    ObservedProcess,
-    WaitingReason,
-)
+from videogen_operator.core.observed import GroupState, Observed, ObservedGroup, ObservedProcess
 
 log = logging.getLogger("videogen")
 
@@ -33,8 +28,6 @@ REREAD_AFTER = timedelta(seconds=10)
 
 VERDICT_AHEAD = timedelta(seconds=10)
 """How far a Job's verdict may be ahead of the news of its pods, which come in a stream of their own."""
-
-_KILLED = 137
 
 V = TypeVar("V", Job, Pod, Event)
 
@@ -130,11 +123,11 @@ def _created(job: Job) -> datetime:
 def _observe_job(
     job: Job, pods: Sequence[Pod], events: Sequence[Event], progress: Callable[[str], Progress | None], now: datetime
 ) -> ObservedGroup | None:
-    processes = _observe_pods(pods, progress, now)
+    processes = observe_pods(pods, progress, now)
     if job.metadata.deletion_timestamp is not None:
         leaving = now <= job.metadata.deletion_timestamp + LOST_AFTER
         ending = _group(job.metadata.uid, job.metadata.labels, processes, GroupState.ENDING)
-        return ending if leaving or _at_work(processes) else None
+        return ending if leaving or is_at_work(processes) else None
     state, verdict = _judge(job, processes, now)
     group = replace(
         _group(job.metadata.uid, job.metadata.labels, processes, state),
@@ -147,7 +140,7 @@ def _observe_job(
     if state != GroupState.RUNNING:
         return group
     if _is_lost(group):
-        given_up = tuple(_give_up(process) if process.exit_code is None else process for process in processes)
+        given_up = tuple(give_up(process) if process.exit_code is None else process for process in processes)
         return replace(group, state=GroupState.FAILED, processes=given_up, finished=now, lost=True)
     return replace(group, waiting=waiting_of_job(job, events, now, has_pods=bool(pods)))
 
@@ -160,7 +153,7 @@ def _judge(job: Job, processes: Sequence[ObservedProcess], now: datetime) -> tup
     """
     kinds = ("Failed", "Complete", "FailureTarget", "SuccessCriteriaMet")
     verdict = next((found for kind in kinds if (found := job.status.find(kind)) is not None), None)
-    if verdict is None or _at_work(processes) or (not processes and now < _believed_at(job, verdict)):
+    if verdict is None or is_at_work(processes) or (not processes and now < _believed_at(job, verdict)):
         return GroupState.RUNNING, None
     failed = verdict.type in ("Failed", "FailureTarget")
     return GroupState.FAILED if failed else GroupState.SUCCEEDED, verdict
@@ -179,17 +172,8 @@ def _observe_remains(
     job_uid: str, pods: Sequence[Pod], progress: Callable[[str], Progress | None], now: datetime
 ) -> ObservedGroup | None:
     """Pods whose Job is gone: they hold their cards until they have ended."""
-    processes = _observe_pods(pods, progress, now)
-    return _group(job_uid, pods[0].metadata.labels, processes, GroupState.ENDING) if _at_work(processes) else None
-
-
-def _at_work(processes: Iterable[ObservedProcess]) -> bool:
-    """Whether any of them may still use its card, as far as anybody can know."""
-    return any(process.exit_code is None and not _node_lost(process) for process in processes)
-
-
-def _node_lost(process: ObservedProcess) -> bool:
-    return process.waiting is not None and process.waiting.reason == WaitingReason.NODE_LOST
+    processes = observe_pods(pods, progress, now)
+    return _group(job_uid, pods[0].metadata.labels, processes, GroupState.ENDING) if is_at_work(processes) else None
 
 
 def _is_lost(group: ObservedGroup) -> bool:
@@ -197,12 +181,7 @@ def _is_lost(group: ObservedGroup) -> bool:
     newest = {process.index: process for process in group.processes}
     unfinished = [process for process in newest.values() if process.exit_code is None]
     complete = len(newest) >= group.size
-    return complete and bool(unfinished) and all(_node_lost(process) for process in unfinished)
-
-
-def _give_up(process: ObservedProcess) -> ObservedProcess:
-    last_words = process.waiting.message if process.waiting is not None else ""
-    return replace(process, exit_code=_KILLED, disrupted=True, waiting=None, log_tail=last_words)
+    return complete and bool(unfinished) and all(is_node_lost(process) for process in unfinished)
 
 
 def _group(job_uid: str, labels: Labels, processes: tuple[ObservedProcess, ...], state: GroupState) -> ObservedGroup:
@@ -217,49 +196,6 @@ def _group(job_uid: str, labels: Labels, processes: tuple[ObservedProcess, ...],
         template=labels.template,
         uid=job_uid,
     )
-
-
-def _observe_pods(
-    pods: Iterable[Pod], progress: Callable[[str], Progress | None], now: datetime
-) -> tuple[ObservedProcess, ...]:
-    oldest_first = sorted(pods, key=lambda pod: (pod.index, pod.metadata.creation_timestamp, pod.metadata.name))
-    return tuple(_observe_pod(pod, progress(pod.metadata.uid), now) for pod in oldest_first)
-
-
-def _observe_pod(pod: Pod, progress: Progress | None, now: datetime) -> ObservedProcess:
-    state, phase = pod.container.state, pod.status.phase
-    process = ObservedProcess(
-        pod.index,
-        pod.metadata.name,
-        node=pod.spec.node_name,
-        disrupted=pod.status.find("DisruptionTarget") is not None,
-        started=state.running is not None or state.terminated is not None or phase in ("Running", "Succeeded"),
-    )
-    if state.terminated is not None and state.terminated.reason != "ContainerStatusUnknown":
-        ended = state.terminated
-        report = _read_report(ended.message, pod)
-        return replace(
-            process,
-            exit_code=ended.exit_code,
-            oom_killed=ended.reason == "OOMKilled",
-            report=report,
-            log_tail=ended.message if report is None else "",
-        )
-    if phase == "Succeeded":
-        return replace(process, exit_code=0)
-    if phase == "Failed":
-        # Evicted, refused by its node, or gone with it: the program was never asked.
-        last_words = ": ".join(part for part in (pod.status.reason, pod.status.message) if part)
-        return replace(process, exit_code=_KILLED, disrupted=True, log_tail=last_words)
-    if state.terminated is not None:
-        return replace(process, exit_code=_KILLED, disrupted=True)
-    return replace(process, waiting=waiting_of_pod(pod, now), progress=progress)
-
-
-def _read_report(message: str, pod: Pod) -> TerminationReport | None:
-    """A report of another stage than its pod's is no report."""
-    report = TerminationReport.from_bytes(message.encode(errors="replace"))
-    return report if report is not None and report.stage == pod.metadata.labels.stage else None
 
 
 def _read_all(view: type[V], found: Iterable[Object]) -> Iterator[V]:

@@ -11,7 +11,6 @@ import logging
 import os
 import queue
 import signal
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -19,13 +18,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from videogen_api.errors import ConfigInvalid
 from videogen_operator.cluster.api_errors import ApiError
 from videogen_operator.cluster.backend import ClusterBackend
 from videogen_operator.cluster.cache import ClusterCache
+from videogen_operator.cluster.campaign import campaign, make_elector
 from videogen_operator.cluster.canary import Canary
 from videogen_operator.cluster.client import KubernetesClient
-from videogen_operator.cluster.election import Elector
 from videogen_operator.cluster.events import EventRecorder
 from videogen_operator.cluster.health import Check, Page, check_page, metrics_page, serve
 from videogen_operator.cluster.metrics import OperatorMetrics, Reading
@@ -43,7 +41,6 @@ log = logging.getLogger("videogen")
 FINISH_SECONDS = 10.0
 """How long passes may take to end when the process is asked to."""
 
-_LEASE_CALL_SECONDS = 4.0
 _OTHER_CALLERS = 3
 """Threads beside the workers that call the API server: canary, events, main."""
 _LOOK_SECONDS = 0.2
@@ -76,7 +73,7 @@ class OperatorProcess:
         self._metrics = OperatorMetrics()
         self._queue = WorkQueue[Key]()
         self._cache = ClusterCache(time.monotonic)
-        self._elector = _make_elector(environment, self._identity, self._metrics) if options.elects else None
+        self._elector = make_elector(environment, self._identity, self._metrics) if options.elects else None
         client = KubernetesClient.connect(
             environment,
             threads=options.workers + _OTHER_CALLERS,
@@ -121,7 +118,8 @@ class OperatorProcess:
             stack.callback(self._watcher.stop)
             self._canary.start()
             stack.callback(self._canary.stop)
-            stack.enter_context(self._campaign())
+            if self._elector is not None:
+                stack.enter_context(campaign(self._elector, lambda: self._workers.join(0.0)))
             stack.enter_context(self._poller)
             stack.enter_context(self._recorder)
             ending = self._wait_to_lead() or self._work()
@@ -156,27 +154,6 @@ class OperatorProcess:
             with contextlib.suppress(queue.Empty):
                 return self._endings.get(timeout=_LOOK_SECONDS)
         return _Ending(1, "it leads no more")
-
-    @contextmanager
-    def _campaign(self) -> Iterator[None]:
-        """Takes part in the election, and gives the lease back where no pass can write any more."""
-        elector = self._elector
-        if elector is None:
-            yield
-            return
-        stop = threading.Event()
-        thread = threading.Thread(target=_campaign, args=(elector, stop), name="election", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join(2 * _LEASE_CALL_SECONDS)
-            if not thread.is_alive() and self._workers.join(0.0):
-                try:
-                    elector.release()
-                except ApiError as error:
-                    log.warning("the lease could not be given back, others wait for its end: %s", error)
 
     def _may_write(self) -> bool:
         return self._elector is None or self._elector.may_write()
@@ -222,25 +199,6 @@ class OperatorProcess:
                 ["result"],
             ),
         ]
-
-
-def _make_elector(environment: Mapping[str, str], identity: str, metrics: OperatorMetrics) -> Elector:
-    namespace = environment.get("POD_NAMESPACE")
-    if not namespace:
-        raise ConfigInvalid(
-            "environment key POD_NAMESPACE: left out; set it to where the Lease is to lie, or use --no-leader-election"
-        )
-    # Of its own: a slow call elsewhere must not hold up a renewal, and it writes without leading.
-    client = KubernetesClient.connect(
-        environment, threads=1, record_call=metrics.record_call, timeout_seconds=_LEASE_CALL_SECONDS
-    )
-    return Elector(client, namespace, identity)
-
-
-def _campaign(elector: Elector, stop: threading.Event) -> None:
-    seconds = 0.0
-    while not stop.wait(seconds) and not elector.lost:
-        seconds = elector.step()
 
 
 @contextmanager

@@ -227,7 +227,7 @@ def _settings() -> kopf.OperatorSettings:
 
 
 def _find_cluster(settings: kopf.OperatorSettings, **kwargs: Any) -> kopf.ConnectionInfo:
-    """The same cluster that client.py takes: of KUBECONFIG, of the pod that this is, or of ~/.kube/config.
+    """The same cluster that connection.py takes: of KUBECONFIG, of the pod that this is, or of ~/.kube/config.
 
     Raises kopf.LoginError where there is none.
     """
