@@ -22,7 +22,7 @@ from videogen_api.naming import Stage
 from videogen_api.plan import NUMERICS_VERSION, Plan
 from videogen_api.report import CollectReport, EncodeReport, GenerateReport, PreflightReport, TerminationReport
 from videogen_runner.environment import Environment, termination_log
-from videogen_runner.memory import peak_memory
+from videogen_runner.memory import is_out_of_memory, peak_memory
 from videogen_runner.progress import ProgressHolder, serve_progress
 from videogen_runner.roles.context import Clock, RoleContext
 from videogen_runner.store import open_store
@@ -33,9 +33,6 @@ RoleReport = PreflightReport | EncodeReport | GenerateReport | CollectReport
 Role = Callable[[RoleContext], RoleReport]
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-# What torch's CPU allocator says in a plain RuntimeError.
-_HOST_ALLOCATOR_FAILED = "DefaultCPUAllocator: "
 
 
 def main(env: Mapping[str, str], clock: Clock) -> ExitCode:
@@ -115,24 +112,12 @@ def failure_of(error: Exception) -> VideogenError:
     """What a role's exception means to those outside."""
     if isinstance(error, VideogenError):
         return error
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return OutOfMemory(f"no memory left: {_first_line(error)}; use a bigger card, more memory or a smaller video")
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         return ConfigInvalid(f"this image lacks the Python package {package}; use the one made for this stage")
     return Internal(f"{type(error).__name__}: {_first_line(error)}")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    # Whoever raises one of torch's errors has imported it.
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return False
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and _HOST_ALLOCATOR_FAILED in str(error)
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,8 @@ https://prometheus.io/docs/instrumenting/exposition_formats/.
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -19,7 +20,8 @@ from videogen_api.errors import ConfigInvalid
 from videogen_api.naming import Env
 from videogen_api.report import Progress, RunnerState
 from videogen_runner.environment import Environment
-from videogen_runner.memory import memory_usage
+from videogen_runner.memory import MemorySample, sample_memory
+from videogen_runner.monitor import MemoryMonitor, watch_memory
 
 log = logging.getLogger("videogen")
 
@@ -30,12 +32,18 @@ _POLL_SECONDS = 0.05
 class ProgressHolder:
     """The progress of this process; a role updates it, the server reads it from other threads.
 
-    `device` stays `cpu` until the role says what it runs on: memory is that of the device.
+    `device` stays `cpu` until the role says what it runs on: `memory` watches that device.
     """
 
-    def __init__(self, initial: Progress) -> None:
+    def __init__(
+        self,
+        initial: Progress,
+        probe: Callable[[str], MemorySample] = sample_memory,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._lock = threading.Lock()
         self._progress = initial
+        self.memory = MemoryMonitor(probe, lambda: self.snapshot().device, now)
 
     @classmethod
     def starting(cls, environment: Environment) -> "ProgressHolder":
@@ -58,14 +66,15 @@ class ProgressHolder:
             self._progress = Progress(**{**dict(self._progress), **changes})
 
     def snapshot(self) -> Progress:
-        """The progress as last updated; the server adds the memory that is held when it is asked."""
+        """The progress as last updated; the server adds what was last seen of the memory."""
         with self._lock:
             return self._progress
 
 
 @contextmanager
 def serve_progress(holder: ProgressHolder, environment: Environment) -> Iterator[str]:
-    """Serves until the block ends; yields host:port, which is also in the address file where one is asked for.
+    """Serves, and watches the memory, until the block ends; yields host:port, which is also in the address file where
+    one is asked for.
 
     Raises ConfigInvalid where the port is taken or the address file cannot be written.
     """
@@ -78,7 +87,7 @@ def serve_progress(holder: ProgressHolder, environment: Environment) -> Iterator
             f"environment key {Env.PORT}: cannot listen on {host}:{environment.port} ({error.strerror}); "
             "set it to a free port, or to 0"
         ) from error
-    with server:
+    with server, watch_memory(holder.memory):
         thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="progress", daemon=True)
         thread.start()
         try:
@@ -143,8 +152,14 @@ def _handler_of(holder: ProgressHolder) -> type[BaseHTTPRequestHandler]:
 
 def _look(holder: ProgressHolder) -> Progress:
     progress = holder.snapshot()
-    memory = memory_usage(progress.device)
-    return progress.model_copy(update={"memory_bytes": memory.used, "memory_total_bytes": memory.total})
+    memory = holder.memory.last()
+    return progress.model_copy(
+        update={
+            "memory_bytes": memory.used,
+            "memory_peak_bytes": memory.peak,
+            "memory_total_bytes": memory.total,
+        }
+    )
 
 
 def metrics(progress: Progress) -> str:
@@ -167,7 +182,11 @@ def metrics(progress: Progress) -> str:
         ("steps", "Denoising steps of a loop.", progress.steps),
         ("seconds_per_step", "Seconds that a denoising step takes.", progress.seconds_per_step),
         ("memory_bytes", "Memory held on the device.", progress.memory_bytes),
+        ("memory_peak_bytes", "Memory held on the device at most.", progress.memory_peak_bytes),
         ("memory_total_bytes", "Memory of the device.", progress.memory_total_bytes),
+        ("guidance_batch", "Branches of guidance in one forward pass.", progress.guidance_batch),
+        ("decode_batch_frames", "Frames that are decoded at once.", progress.decode_batch_frames),
+        ("host_blocks", "Blocks of the denoiser whose weights wait on the host.", progress.host_blocks),
     ]
     lines = [*_family("info", "What this process is."), _sample("info", info, 1)]
     lines += _family("state", "1 for what this process does right now.")

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from videogen_api.errors import ConfigInvalid
 from videogen_api.naming import Stage
 from videogen_api.report import Progress, RunnerState
 from videogen_runner.environment import Environment
-from videogen_runner.memory import cgroup_limit, memory_usage, peak_memory
 from videogen_runner.progress import ProgressHolder, metrics, serve_progress
 
 
@@ -67,17 +65,19 @@ def test_progress_says_what_the_process_is_and_does(address: str, holder: Progre
     status, kind, body = ask(address, "/progress")
     read = Progress.model_validate_json(body)
     assert (status, kind) == (200, "application/json")
-    assert read.model_copy(update={"memory_bytes": 0, "memory_total_bytes": 0}) == Progress(
+    memory = ("memory_bytes", "memory_peak_bytes", "memory_total_bytes")
+    assert read.model_copy(update=dict.fromkeys(memory, 0)) == Progress(
         stage=Stage.GENERATE, pool="t4", index=3, attempt=1, pod="test-generate-0", node="node-1", device="cpu",
         state=RunnerState.DENOISING, clip="fox-1", loop=1, loops=2, step=3, steps=30, seconds_per_step=1.5,
         done=1, total=4,
     )  # fmt: skip
-    assert 0 < read.memory_bytes < read.memory_total_bytes
+    assert 0 < read.memory_bytes <= read.memory_peak_bytes < read.memory_total_bytes
     assert "secondsPerStep" in json.loads(body)
 
 
 def test_metrics_are_prometheus_text(address: str, holder: ProgressHolder) -> None:
     holder.update(state=RunnerState.DENOISING, step=3, steps=30, seconds_per_step=0.25)
+    holder.update(guidance_batch=1, host_blocks=14)
     status, kind, body = ask(address, "/metrics")
     assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
     families = {family.name: family for family in text_string_to_metric_families(body.decode())}
@@ -91,7 +91,8 @@ def test_metrics_are_prometheus_text(address: str, holder: ProgressHolder) -> No
     assert values == {
         "videogen_runner_info": 1, "videogen_runner_done": 0, "videogen_runner_total": 0, "videogen_runner_loop": 0,
         "videogen_runner_loops": 1, "videogen_runner_step": 3, "videogen_runner_steps": 30,
-        "videogen_runner_seconds_per_step": 0.25,
+        "videogen_runner_seconds_per_step": 0.25, "videogen_runner_guidance_batch": 1,
+        "videogen_runner_host_blocks": 14,
     }  # fmt: skip
     states = {sample.labels["state"]: sample.value for sample in families["videogen_runner_state"].samples}
     assert states == {state.value: float(state is RunnerState.DENOISING) for state in RunnerState}
@@ -197,34 +198,3 @@ def test_an_address_file_that_cannot_be_written_is_named(holder: ProgressHolder,
         serve_progress(holder, nowhere),
     ):
         pass
-
-
-def test_memory_is_what_the_kernel_says() -> None:
-    before = memory_usage("cpu")
-    ballast = bytearray(os.urandom(1 << 20) * 64)
-    during = memory_usage("cpu")
-    assert len(ballast) <= during.used - before.used + (8 << 20)
-    assert before.used + len(ballast) - (8 << 20) <= peak_memory("cpu")
-    assert during.total == before.total
-
-
-@pytest.mark.parametrize(
-    ("files", "membership", "limit"),
-    [
-        ({}, "0::/\n", None),
-        ({"memory.max": "max"}, "0::/\n", None),
-        ({"memory.max": "1000"}, "0::/\n", 1000),
-        ({"pod/memory.max": "500", "pod/app/memory.max": "max", "memory.max": "1000"}, "0::/pod/app\n", 500),
-        ({"pod/memory.max": "2000", "memory.max": "1000"}, "0::/pod\n", 1000),
-        ({"other/memory.max": "1"}, "0::/pod\n", None),
-        ({"memory.max": "1000"}, "0::/../../elsewhere\n", 1000),
-        ({"memory/pod/memory.limit_in_bytes": "700"}, "9:cpu,cpuacct:/pod\n4:memory:/pod\n0::/\n", 700),
-    ],
-)
-def test_the_smallest_limit_of_the_control_groups_counts(
-    tmp_path: Path, files: dict[str, str], membership: str, limit: int | None
-) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert cgroup_limit(tmp_path, membership) == limit
