@@ -4,9 +4,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, ValidationError
 
+from videogen_api.documents import Unreadable, describe_problems, parse_documents, read_text, to_json
 from videogen_api.errors import ConfigInvalid
 from videogen_api.spec import Endpoint, Model, Slug, Text
 from videogen_operator.core.defaults import Defaults
@@ -47,16 +47,14 @@ class OperatorConfig(Model):
 
     @classmethod
     def read(cls, path: Path) -> "OperatorConfig":
-        """The configuration of a YAML file. Raises ConfigInvalid naming the field."""
+        """The configuration of a YAML file. Raises ConfigInvalid with a line for each field that is wrong."""
         try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigInvalid(f"{path}: cannot be read: {error}") from error
-        except yaml.YAMLError as error:
-            raise ConfigInvalid(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-        try:
-            return cls.model_validate(document, strict=False)
+            documents = parse_documents(read_text(path))
+            if len(documents) != 1:
+                raise ConfigInvalid(f"{path}: holds {len(documents)} documents; want one")
+            return cls.model_validate_json(to_json(documents[0]))
+        except Unreadable as error:
+            raise ConfigInvalid(f"{path}: {error}") from error
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "document"
-            raise ConfigInvalid(f"{path}: {where}: {first['msg']}") from error
+            problems = (f"{path}: {problem}" for problem in describe_problems(error, cls))
+            raise ConfigInvalid("\n".join(problems)) from error
