@@ -558,6 +558,12 @@ BAD: dict[str, Bad] = {
         "the name https_proxy is reserved; remove it",
         "the name https_proxy is reserved; remove it",
     ),
+    "a library for OpenMP to load": Bad(
+        {f"{POD}.env[0].name": "OMP_TOOL_LIBRARIES"},
+        f"{POD}.env[0].name",
+        "the name OMP_TOOL_LIBRARIES is reserved; remove it",
+        "the name OMP_TOOL_LIBRARIES is reserved; remove it",
+    ),
     "a variable with a dash": Bad(
         {f"{POD}.env[0].name": "A-B"}, f"{POD}.env[0].name", "want an environment name", "want an environment name"
     ),

@@ -312,10 +312,12 @@ class SecretRef(Model):
     """Name of the Secret."""
 
 
-# Keys that decide what a process is, or how its interpreter, loader or credentials behave.
+# Keys that decide what a process is, or how its interpreter, loader or credentials behave; the third line has those by
+# which a C library takes code or host names out of a file, which may lie in the weights' volume.
 RESERVED_ENV = (
     r"(AWS_|LD_|PYTHON|VIDEOGEN_|JOB_|NCCL_|GLOO_|NVIDIA_|CUDA_VISIBLE_|TORCH|MASTER_|KUBERNETES_).*|.*_PROXY"
-    r"|RANK|LOCAL_RANK|WORLD_SIZE|PATH|HOME|HOSTNAME"
+    r"|RANK|LOCAL_RANK|WORLD_SIZE|PATH|HOME|HOSTNAME|TMPDIR"
+    r"|(CUDA_INJECTION|GLIBC_|GCONV_|OMP_TOOL|OPENSSL_|TRITON_).*|HOSTALIASES"
 )
 _RESERVED_ENV = re.compile(RESERVED_ENV, re.IGNORECASE)
 
