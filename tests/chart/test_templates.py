@@ -310,10 +310,38 @@ def test_the_longest_names_still_fit(chart: Chart) -> None:
     assert max(len(manifest["metadata"]["name"]) for manifest in manifests) <= naming.MAX_NAME_LENGTH
 
 
+def test_texts_that_look_like_numbers_stay_texts(chart: Chart) -> None:
+    manifests = chart.render(
+        {
+            "operator": {"priorityClassName": "1234"},
+            "embeddedStore": {
+                "enabled": True,
+                "region": "1",
+                "persistence": {"enabled": True, "storageClassName": "7"},
+            },
+        }
+    )
+    deployments = of_kind(manifests, "Deployment")
+    assert deployments[f"{NAMESPACE}/{FULL_NAME}"]["spec"]["template"]["spec"]["priorityClassName"] == "1234"
+    (server,) = deployments[f"{NAMESPACE}/{FULL_NAME}-store"]["spec"]["template"]["spec"]["containers"]
+    assert server["args"][server["args"].index("--region") + 1] == "1"
+    (claim,) = of_kind(manifests, "PersistentVolumeClaim").values()
+    assert claim["spec"]["storageClassName"] == "7"
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, ["watches every namespace", "each VideoGeneration must name one in spec.storage", "-n video -w"]),
+        (
+            {},
+            [
+                "watches every namespace",
+                "each VideoGeneration must name one in spec.storage",
+                "each VideoGeneration must say in spec.model.weights where they are",
+                "    storage: {url: s3://BUCKET/}\n    model: {weights: s3://BUCKET/open-sora-v1.2/}\n  END",
+                "-n video -w",
+            ],
+        ),
         (NAMESPACED, ["watches team-a, team-b", "kubectl apply -n team-a"]),
         (EMBEDDED, ["Secret vg-videogen-store of namespace video", "kubectl get secret vg-videogen-store -n video"]),
         (

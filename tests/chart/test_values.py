@@ -11,6 +11,8 @@ from tests.chart.chart import CHART, EVERYTHING, Chart, Manifest
 # Values, and where helm must say that the one fault in them is.
 BAD_VALUES = [
     ("replicas: 2", "'': additional properties 'replicas'"),
+    ("fullnameOverride: video.gen", "'/fullnameOverride'"),
+    ("fullnameOverride: 1video", "'/fullnameOverride'"),
     ("images: {operator: {repo: x}}", "'/images/operator': additional properties 'repo'"),
     ("images: {operator: {repository: with space}}", "'/images/operator/repository'"),
     ("images: {operator: {repository: 'name@sha256:0'}}", "'/images/operator/repository'"),

@@ -2,16 +2,14 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* At most 50 characters, so that every suffix below still makes a legal name. */}}
+{{/* At most 50 characters, so that every suffix below still makes a legal name; no dots, which a Service's may not have. */}}
 {{- define "videogen.fullname" -}}
 {{- $name := include "videogen.name" . }}
-{{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
-{{- else if contains $name .Release.Name }}
-{{- .Release.Name | trunc 50 | trimSuffix "-" }}
-{{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- $full := .Values.fullnameOverride }}
+{{- if not $full }}
+{{- $full = ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
 {{- end }}
+{{- $full | replace "." "-" | trunc 50 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "videogen.selectorLabels" -}}
