@@ -28,11 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build_parser() -> argparse.ArgumentParser:
+    from importlib.metadata import version
+
     from videogen_operator.cli import crd, operator, plan, render, run, validate
 
     parser = argparse.ArgumentParser(
         prog="videogen", description="Text-to-video generation on Kubernetes or one machine."
     )
+    parser.add_argument("--version", action="version", version=f"videogen {version('videogen')}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (run, plan, validate, render, crd, operator):
         command.add_parser(subparsers)
