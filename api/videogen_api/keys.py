@@ -74,9 +74,14 @@ def probe(run: str, nonce: str) -> str:
     return f"{run_prefix(run)}probe-{nonce}"
 
 
+def claim_prefix(run: str) -> str:
+    """The claims of a run, one object for each clip that was ever claimed."""
+    return f"{run_prefix(run)}claims/"
+
+
 def claim(run: str, clip_digest: str) -> str:
     """Who works on a clip."""
-    return f"{run_prefix(run)}claims/{clip_digest}"
+    return f"{claim_prefix(run)}{clip_digest}"
 
 
 def clip_failure(run: str, clip_digest: str) -> str:

@@ -23,6 +23,9 @@ from videogen_api.spec import Model, Precision, Strategy
 # Raised whenever the same plan would give other numbers: a new rule for random draws, rounding or text cleaning.
 NUMERICS_VERSION = 1
 
+EMBEDDING_WAIT_SECONDS = 1800.0
+"""Where spec.schedule.startDeadlineSeconds is left out."""
+
 _RUN_ID_LENGTH = 16
 
 
@@ -176,7 +179,7 @@ class PlannedPool(Model):
     shares_encoder_cards: bool = False
     """Whether its runners and the encoder compete for the same cards."""
     unfit: str = ""
-    """Why the clip does not fit its cards even in the smallest form, which is the one given here: it gets no runners."""
+    """Why the clip does not fit its cards even in the smallest form, the one given here: it gets no runners."""
 
 
 class Clip(Model):
@@ -226,6 +229,8 @@ class Plan(Model):
     encoder: PlannedEncoder
     pools: tuple[PlannedPool, ...]
     retries: int
+    embedding_wait_seconds: float = EMBEDDING_WAIT_SECONDS
+    """Overlapped: how long a runner with nothing else to do waits for an embedding; spec.schedule's start deadline."""
 
     @property
     def run(self) -> str:

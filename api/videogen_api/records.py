@@ -72,9 +72,17 @@ class Claim(Model):
     pool: str
     attempt: int
     """Of the owner's pool: attempts of different pools cannot be compared."""
+    index: int
+    """Of the owner within its attempt: two owners of one index never live at a time."""
     nonce: str
     unclean_ends: int
     state: ClaimState
+    left: float = 1.0
+    """Share of the clip's work that was still to be done at this write; 1 for a clip that has not begun."""
+    pace: float | None = None
+    """Seconds of the owner's work for each predicted one; None before it has measured any."""
+    too_small: tuple[str, ...] = ()
+    """Pools that gave the clip back because their cards have no room for it; they do not take it again."""
 
 
 class Sidecar(Model):

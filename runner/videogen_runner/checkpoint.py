@@ -102,9 +102,12 @@ class Checkpoints:
 class CheckpointInterval:
     """Decides when the next checkpoint is due: as often as possible at less than 1 % of the time."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(
+        self, now: float, *, least_seconds: float = _MIN_INTERVAL_SECONDS, work_per_write: float = _WORK_PER_WRITE
+    ) -> None:
         self._last = now
-        self._seconds = _MIN_INTERVAL_SECONDS
+        self._least_seconds = self._seconds = least_seconds
+        self._work_per_write = work_per_write
 
     def is_due(self, now: float) -> bool:
         return now - self._last >= self._seconds
@@ -112,7 +115,7 @@ class CheckpointInterval:
     def written(self, started: float, ended: float) -> None:
         """Learns from a write how long to wait for the next one."""
         self._last = ended
-        self._seconds = max(_MIN_INTERVAL_SECONDS, _WORK_PER_WRITE * (ended - started))
+        self._seconds = max(self._least_seconds, self._work_per_write * (ended - started))
 
 
 def _in_order(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:

@@ -48,6 +48,15 @@ def write_marker(store: Store, marker: DoneMarker, seen: MarkerSighting, *, cond
     return written is not None
 
 
+def has_outputs(store: Store, clip_digest: str) -> bool:
+    """Whether there is a marker, and a video of the size that it names; the video's bytes are not read."""
+    try:
+        video = get_record(store, keys.clip_done(clip_digest), DoneMarker).record.video
+        return store.head(video.key).size == video.bytes
+    except (NotFound, StoreCorrupt):
+        return False
+
+
 def is_intact(store: Store, file: StoredFile) -> bool:
     """Whether the object is there with the size and the sha256 that the marker names; it is read in pieces."""
     try:

@@ -40,6 +40,14 @@ class Embeddings:
             return False
         return True
 
+    def exists(self, text: str) -> bool:
+        """Whether there is an embedding of the text; it is not read."""
+        try:
+            self._store.head(keys.embedding(self._digest, text))
+        except NotFound:
+            return False
+        return True
+
     def write(self, text: str, y_LC: "Tensor", num_dropped: int) -> None:
         """Stores an embedding in the dtype that the encoder computed it in, which is no loss."""
         from videogen_runner.device import torch_dtype

@@ -1,11 +1,13 @@
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count, groupby
 from pathlib import Path
 from shutil import copytree
+from uuid import uuid4
 
 import av
 import numpy as np
@@ -29,7 +31,8 @@ from videogen_runner.embeddings import Embeddings
 from videogen_runner.models.opensora.generation import ClipState
 from videogen_runner.roles import clip, generate
 from videogen_runner.roles.context import Clock, RoleContext
-from videogen_runner.store import DirectoryStore, StoreCorrupt
+from videogen_runner.store import DirectoryStore, Store, StoreCorrupt
+from videogen_runner.tenure import Tenure
 from videogen_runner.weights import Component
 from videogen_runner.weights.random_weights import PRESETS, write_random
 
@@ -82,17 +85,22 @@ def stop(context: RoleContext) -> None:
     context.stop.set()
 
 
+def claims_of(store: Store, plan: Plan, name: str, *, attempt: int = 1, index: int = 0) -> StoredClaims:
+    owner = Owner(name, "local", attempt, index)
+    return StoredClaims(store, plan.run, owner, new_nonce=lambda: uuid4().hex, monotonic=time.monotonic)
+
+
 def rob(context: RoleContext) -> None:
     """The next attempt takes the clip while this runner is at it."""
     [entry] = context.store.list(f"{keys.run_prefix(context.plan.run)}claims/")
-    robber = StoredClaims(context.store, context.plan.run, Owner("robber", "local", 9), lambda: "robbed")
+    robber = claims_of(context.store, context.plan, "robber", attempt=9)
     assert robber.take(robber.look(entry.key.rpartition("/")[2])) is not None
 
 
 def test_a_clip_is_made_and_its_marker_names_what_is_in_the_store(run: TinyRun) -> None:
     report = run.generate()
     counts = report.model_dump(exclude={"step_seconds", "load_seconds"})
-    assert counts == {"finished": 1, "reused": 0, "failed": 0, "resumed": 0, "steps": STEPS}
+    assert counts == {"finished": 1, "reused": 0, "failed": 0, "resumed": 0, "steps": STEPS, "adapted": 0}
     marker = marker_of(run)
     assert marker == DoneMarker(
         clip_digest=run.digests[0],
@@ -383,10 +391,10 @@ def test_a_reference_that_has_changed_fails_its_clip_and_the_runner_goes_on(tmp_
 
 
 def test_a_failed_clip_whose_record_was_removed_is_tried_again(run: TinyRun, undisturbed: DoneMarker) -> None:
-    claims = StoredClaims(run.store, run.plan.run, Owner("a", "local", 1), lambda: "n")
+    claims = claims_of(run.store, run.plan, "a")
     held = claims.take(claims.look(run.digests[0]))
     assert held is not None
-    claims.settle(held, ClaimState.FAILED)
+    assert Tenure(claims, held).settle(ClaimState.FAILED)
     assert run.generate(attempt=2).finished == 1
     assert content(marker_of(run)) == content(undisturbed)
 
@@ -463,7 +471,7 @@ def test_a_runner_that_breaks_hands_its_clip_back_and_counts_only_what_the_clip_
 
 def test_a_clip_whose_runners_end_uncleanly_too_often_is_failed_by_who_finds_it(run: TinyRun) -> None:
     for attempt in (1, 2):  # two runners that were killed: retries are 1
-        claims = StoredClaims(run.store, run.plan.run, Owner("killed", "local", attempt), lambda: "n")
+        claims = claims_of(run.store, run.plan, "killed", attempt=attempt)
         assert claims.take(claims.look(run.digests[0])) is not None
     report = run.generate(attempt=3)
     assert (report.finished, report.failed, report.load_seconds) == (0, 1, 0.0)
@@ -474,7 +482,7 @@ def test_a_clip_whose_runners_end_uncleanly_too_often_is_failed_by_who_finds_it(
 
 
 def test_as_many_unclean_ends_as_retries_are_allowed(run: TinyRun) -> None:
-    claims = StoredClaims(run.store, run.plan.run, Owner("killed", "local", 1), lambda: "n")
+    claims = claims_of(run.store, run.plan, "killed")
     assert claims.take(claims.look(run.digests[0])) is not None
     assert run.generate(attempt=2).finished == 1
     assert claim_of(run) == (ClaimState.DONE, 2, 1)

@@ -7,11 +7,9 @@ Shape suffixes: B = 1 sample, C channels, T latent frames, F frames, H W rows an
 """
 
 import logging
-import statistics
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NoReturn
 
 from videogen_api.errors import Interrupted
@@ -19,7 +17,6 @@ from videogen_api.plan import Clip, Inputs, PlannedPool
 from videogen_api.records import StoredFile, Timings
 from videogen_api.report import RunnerState
 from videogen_runner.checkpoint import CheckpointInterval, Checkpoints
-from videogen_runner.claims import Claims, Held
 from videogen_runner.compute import ComputeThread
 from videogen_runner.done import MarkerSighting, write_marker
 from videogen_runner.embeddings import Embeddings
@@ -29,13 +26,14 @@ from videogen_runner.models.opensora.stdit3 import STDiT3
 from videogen_runner.models.opensora.vae import VideoAutoencoder
 from videogen_runner.roles.clip_inputs import build_request, load_references
 from videogen_runner.roles.clip_output import NotFinite, build_marker, decode, store_video
+from videogen_runner.roles.clip_times import ClipTimes
 from videogen_runner.roles.context import RoleContext
+from videogen_runner.tenure import Tenure
 
 log = logging.getLogger("videogen")
 
 # At a stop a running step may still end within this time; the whole process has 10 s.
 _GRACE_SECONDS = 5.0
-_STEPS_OF_MEDIAN = 9
 
 
 @dataclass(frozen=True)
@@ -45,39 +43,20 @@ class Workshop:
     context: RoleContext
     inputs: Inputs
     pool: PlannedPool
-    claims: Claims
     compute: ComputeThread
     denoiser: STDiT3
     vae: VideoAutoencoder
-
-
-@dataclass
-class StepTimes:
-    """How long denoising steps took, in seconds."""
-
-    count: int = 0
-    total: float = 0.0
-    last: "deque[float]" = field(default_factory=lambda: deque(maxlen=_STEPS_OF_MEDIAN))
-
-    def add(self, seconds: float) -> None:
-        self.count += 1
-        self.total += seconds
-        self.last.append(seconds)
-
-    @property
-    def median(self) -> float | None:
-        """Of the last few."""
-        return statistics.median(self.last) if self.last else None
+    new_interval: Callable[[float], CheckpointInterval] = CheckpointInterval
 
 
 class ClipWork:
-    """The work on one clip; `held` is its claim as last written, `is_resumed` whether a checkpoint was there."""
+    """The work on one clip; `is_resumed` says whether a checkpoint was there."""
 
-    def __init__(self, workshop: Workshop, clip: Clip, held: Held, seen: MarkerSighting) -> None:
+    def __init__(self, workshop: Workshop, clip: Clip, tenure: Tenure, seen: MarkerSighting) -> None:
         """`seen` is the clip's marker, which does not hold, as it was when the claim was taken."""
-        self.held = held
         self.is_resumed = False
-        self.steps = StepTimes()
+        self.times = ClipTimes(workshop.context.plan, workshop.pool)
+        self._tenure = tenure
         self._encode_seconds = self._decode_seconds = 0.0
         self._workshop = workshop
         self._clip = clip
@@ -87,8 +66,8 @@ class ClipWork:
         self._stop, self._now = context.stop, context.clock.monotonic
         self._compute = workshop.compute
         self._prompt = self._plan.prompts[clip.prompt]
-        self._checkpoints = Checkpoints(self._store, held.clip_digest, self._plan.numerics_version)
-        self._interval = CheckpointInterval(self._now())
+        self._checkpoints = Checkpoints(self._store, tenure.held.clip_digest, self._plan.numerics_version)
+        self._interval = workshop.new_interval(self._now())
         self._saved: tuple[ClipState, StoredFile] | None = None
 
     def run(self) -> bool:
@@ -147,18 +126,21 @@ class ClipWork:
             self._count(state, self._now() - started)
             if self._stop.is_set():
                 self._save_and_stop(state, None)
+            if self._tenure.is_lost():
+                return None
             if self._interval.is_due(self._now()) and self._save(state) is None:
                 return None
 
     def _count(self, state: ClipState, seconds: float) -> None:
         if state.next_step:
-            self.steps.add(seconds)
+            self.times.add(seconds)
         else:
             # No step: the loop before was decoded, and encoded again to begin this one.
             self._decode_seconds += seconds
         self._show(state)
 
     def _show(self, state: ClipState) -> None:
+        self._tenure.tell(left=self.times.left(state.loop, state.next_step), pace=self.times.pace)
         self._progress.update(
             state=RunnerState.DENOISING,
             clip=self._clip.name,
@@ -166,7 +148,7 @@ class ClipWork:
             loops=self._plan.video.loops,
             step=state.next_step,
             steps=self._plan.sampling.steps,
-            seconds_per_step=self.steps.median,
+            seconds_per_step=self.times.median,
         )
 
     def _save(self, state: ClipState) -> StoredFile | None:
@@ -174,11 +156,9 @@ class ClipWork:
         if self._saved is not None and self._saved[0] is state:
             return self._saved[1]
         started = self._now()
-        held = self._workshop.claims.heartbeat(self.held)
-        if held is None:
+        if not self._tenure.renew():
             return None
-        self.held = held
-        file = self._checkpoints.save(state, held.claim.epoch)
+        file = self._checkpoints.save(state, self._tenure.held.claim.epoch)
         self._saved = (state, file)
         self._interval.written(started, self._now())
         return file
@@ -202,15 +182,15 @@ class ClipWork:
         decoded = self._now()
         self._progress.update(state=RunnerState.WRITING)
         scratch, fps = self._workshop.context.environment.scratch, self._plan.video.fps
-        video = store_video(self._store, self.held, frames_FHWC, fps, scratch, self._compute)
+        video = store_video(self._store, self._tenure.held, frames_FHWC, fps, scratch, self._compute)
         timings = Timings(
             encode=self._encode_seconds,
-            denoise=self.steps.total,
+            denoise=self.times.total,
             decode=self._decode_seconds + decoded - started,
             write=self._now() - decoded,
-            steps=self.steps.count,
+            steps=self.times.count,
         )
-        marker = build_marker(self.held, frames_FHWC, fps, video, latents, timings)
+        marker = build_marker(self._tenure.held, frames_FHWC, fps, video, latents, timings)
         if not write_marker(self._store, marker, self._seen, conditional=self._workshop.inputs.claims):
             log.info("clip %s was finished by another runner at the same time", self._clip.name)
 
