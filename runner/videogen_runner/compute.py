@@ -30,18 +30,23 @@ class ComputeThread:
         self._work.put((future, work))
         return future
 
-    def is_done_before_stop(self, future: "Future[T]") -> bool:
-        """Waits for the work or the stop, whichever comes first; True for the work."""
+    def is_done_before_stop(self, future: "Future[T]", raise_if_lost: Callable[[], None] = lambda: None) -> bool:
+        """Waits for the work or the stop, whichever comes first; True for the work.
+
+        `raise_if_lost` is asked all the while, and what it raises ends the waiting: by it the work can be given up
+        for another reason than a stop.
+        """
         while not wait([future], _POLL_SECONDS).done:
+            raise_if_lost()
             if self._stop.is_set():
                 return False
         return True
 
-    def run(self, work: Callable[[], T]) -> T:
+    def run(self, work: Callable[[], T], raise_if_lost: Callable[[], None] = lambda: None) -> T:
         """What the work returns, or raises. Raises Interrupted at a stop, without waiting for the work's end."""
         if not self._stop.is_set():
             future = self.submit(work)
-            if self.is_done_before_stop(future):
+            if self.is_done_before_stop(future, raise_if_lost):
                 return future.result()
         raise Interrupted("stopped by a signal; what is done is kept, run again to continue")
 

@@ -39,6 +39,10 @@ class Environment:
     address_file: Path | None
     termination_log: Path
     scratch: Path
+    shards_address: str | None
+    """Where the shards of an encoder meet."""
+    shards_listener: int | None
+    start_deadline_seconds: int
     credentials: Mapping[str, str] = field(repr=False)
     """The store's, under AWS's own names."""
 
@@ -63,6 +67,11 @@ class Environment:
             address_file=Path(address_file) if address_file else None,
             termination_log=termination_log(env),
             scratch=_scratch(env),
+            shards_address=env.get(Env.SHARDS_ADDRESS) or None,
+            shards_listener=_integer(env, Env.SHARDS_LISTENER, minimum=0) if env.get(Env.SHARDS_LISTENER) else None,
+            start_deadline_seconds=_integer(
+                env, Env.START_DEADLINE, minimum=1, default=naming.DEFAULT_START_DEADLINE_SECONDS
+            ),
             credentials={key: value for key, value in env.items() if key.startswith(_CREDENTIALS_PREFIX)},
         )
 

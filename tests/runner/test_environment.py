@@ -28,6 +28,9 @@ def test_an_environment_is_parsed_whole(tmp_path: Path) -> None:
         "VIDEOGEN_ADDRESS_FILE": "/run/address",
         "VIDEOGEN_TERMINATION_LOG": "/run/log",
         "VIDEOGEN_SCRATCH": str(tmp_path),
+        "VIDEOGEN_SHARDS_ADDRESS": "fox-enc-1-0.fox-enc-1:29500",
+        "VIDEOGEN_SHARDS_LISTENER": "7",
+        "VIDEOGEN_START_DEADLINE": "600",
         "AWS_ACCESS_KEY_ID": "id",
         "AWS_SECRET_ACCESS_KEY": "do not print",
         "HOME": "/root",
@@ -48,6 +51,9 @@ def test_an_environment_is_parsed_whole(tmp_path: Path) -> None:
         address_file=Path("/run/address"),
         termination_log=Path("/run/log"),
         scratch=tmp_path,
+        shards_address="fox-enc-1-0.fox-enc-1:29500",
+        shards_listener=7,
+        start_deadline_seconds=600,
         credentials={"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "do not print"},
     )
     assert "do not print" not in repr(environment)
@@ -71,6 +77,9 @@ def test_what_a_pod_leaves_out_has_a_default(tmp_path: Path, monkeypatch: pytest
         address_file=None,
         termination_log=Path("/dev/termination-log"),
         scratch=tmp_path,
+        shards_address=None,
+        shards_listener=None,
+        start_deadline_seconds=3600,
         credentials={},
     )
 
@@ -89,6 +98,8 @@ def test_what_a_pod_leaves_out_has_a_default(tmp_path: Path, monkeypatch: pytest
         ("VIDEOGEN_PORT", "http", "is 'http'"),
         ("VIDEOGEN_DEVICE", "tpu", "is 'tpu'; set it to cpu, cuda or cuda:N"),
         ("VIDEOGEN_DEVICE", "cuda:", "is 'cuda:'"),
+        ("VIDEOGEN_START_DEADLINE", "0", "is '0'; set it to a whole number from 1"),
+        ("VIDEOGEN_SHARDS_LISTENER", "x", "is 'x'; set it to a whole number from 0"),
         ("VIDEOGEN_SCRATCH", "/nonexistent", "is '/nonexistent'; set it to a folder that exists"),
     ],
 )

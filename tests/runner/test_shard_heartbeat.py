@@ -1,0 +1,116 @@
+"""Liveness of a group: real sockets between heartbeats of one process, and real silence."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from videogen_api.errors import Interrupted, OutOfMemory, PeerLost, VideogenError
+from videogen_runner.shards.heartbeat import BEAT_SECONDS, SILENCE_SECONDS, Heartbeat, Liveness
+
+DEADLINE = 15.0  # what the issue promises of every kind of death
+
+Links = dict[int, dict[int, socket.socket]]
+
+
+@pytest.fixture
+def links() -> Iterator[Links]:
+    """Three shards, each two connected; a test gives what it needs to heartbeats."""
+    made: Links = {0: {}, 1: {}, 2: {}}
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        made[one][other], made[other][one] = socket.socketpair()
+    yield made
+    for of_shard in made.values():
+        for link in of_shard.values():
+            link.close()
+
+
+def wait_for_loss(heartbeat: Heartbeat) -> tuple[VideogenError, float]:
+    started = time.monotonic()
+    with pytest.raises((PeerLost, Interrupted)) as caught:
+        while time.monotonic() - started < DEADLINE:
+            heartbeat.wait_for_verdict()
+    return caught.value, time.monotonic() - started
+
+
+def test_every_peer_is_told_every_second_that_this_one_lives(links: Links) -> None:
+    with Heartbeat(links[0]):
+        for shard in (1, 2):
+            links[shard][0].settimeout(DEADLINE)
+            assert [links[shard][0].recv(5) for _ in range(3)] == [b"beat\n"] * 3
+
+
+def test_a_connection_that_ends_is_a_loss_at_once(links: Links) -> None:
+    with pytest.raises(PeerLost, match="shard 2 is gone"), Heartbeat({1: links[0][1], 2: links[0][2]}) as beat:
+        links[2][0].close()
+        error, seconds = wait_for_loss(beat)
+        assert seconds < 2
+        raise error
+
+
+def test_a_shard_that_says_nothing_is_lost_in_time_although_its_connection_stands(links: Links) -> None:
+    with pytest.raises(PeerLost, match=r"shard 1 has said nothing for 10 s"), Heartbeat({1: links[0][1]}) as beat:
+        error, seconds = wait_for_loss(beat)
+        assert SILENCE_SECONDS - 1 < seconds < DEADLINE - 2
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (Interrupted("stopped by a signal"), Interrupted, "shard 1 ended with Interrupted: stopped by a signal"),
+        (OutOfMemory("no memory\nleft"), PeerLost, "shard 1 ended with OutOfMemory: no memory left"),
+        (ZeroDivisionError("x"), PeerLost, "shard 1 ended with Internal: x"),
+    ],
+)
+def test_the_others_learn_what_a_shard_ended_with(
+    links: Links, error: Exception, expected: type[VideogenError], message: str
+) -> None:
+    with pytest.raises(expected) as caught, Heartbeat({1: links[0][1]}) as watching:
+        with pytest.raises(type(error)), Heartbeat({0: links[1][0]}):
+            raise error
+        raise wait_for_loss(watching)[0]
+    assert (type(caught.value), str(caught.value)) == (expected, message)
+
+
+def test_nobody_leaves_before_all_are_done_and_then_nobody_is_lost(links: Links) -> None:
+    with ExitStack() as stack:
+        beats = [stack.enter_context(Heartbeat(links[shard])) for shard in range(3)]
+        early = [threading.Thread(target=beats[shard].finish) for shard in (0, 1)]
+        for thread in early:
+            thread.start()
+        early[0].join(1.5 * BEAT_SECONDS)
+        assert all(thread.is_alive() for thread in early)
+        beats[2].finish()
+        for thread in early:
+            thread.join(DEADLINE)
+            assert not thread.is_alive()
+        for beat in beats:
+            beat.raise_if_lost()
+
+
+def test_whoever_waits_for_the_end_hears_of_a_loss(links: Links) -> None:
+    with pytest.raises(PeerLost, match="shard 1 is gone"), Heartbeat({1: links[0][1]}) as beat:
+        links[1][0].close()
+        beat.finish()
+
+
+def test_silence_is_counted_from_the_last_word() -> None:
+    liveness = Liveness([1, 2], now=100.0)
+    for second in range(1, 30):
+        liveness.look(100.0 + second)
+        liveness.hear(1, 100.0 + second)
+        assert liveness.silent(100.0 + second) == ([2] if second >= SILENCE_SECONDS else [])
+
+
+def test_a_pause_of_ones_own_is_not_the_silence_of_others() -> None:
+    liveness = Liveness([1], now=0.0)
+    liveness.look(1.0)
+    liveness.look(1000.0)
+    assert liveness.silent(1000.0) == []
+    for second in range(1, 12):
+        liveness.look(1000.0 + second)
+    assert liveness.silent(1011.0) == [1]
