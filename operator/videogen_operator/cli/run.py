@@ -40,6 +40,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--workers", type=positive, help="runner processes (default: one per core, at most one per clip)"
     )
+    parser.add_argument(
+        "--encoder-shards",
+        type=positive,
+        help="processes that share the text encoder (default: as few as fit), whatever spec.encoder.shards says",
+    )
     parser.add_argument("--device", type=device, help="cpu, cuda or cuda:N (default: cpu)", default="cpu")
     parser.add_argument(
         "--output", choices=("text", "json"), default="text", help="json: the final status, for scripts"
@@ -61,7 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_resource(resource: VideoGeneration, backend: LocalBackend, arguments: argparse.Namespace) -> int:
     workers = arguments.workers or os.cpu_count() or 1
-    plan = make_plan(resource, local_defaults(str(arguments.out.resolve()), workers=workers, device=arguments.device))
+    defaults = local_defaults(
+        str(arguments.out.resolve()),
+        workers=workers,
+        device=arguments.device,
+        encoder_shards=arguments.encoder_shards,
+    )
+    plan = make_plan(resource, defaults)
     # Each command is a new try: what an earlier one left undone is taken up, also after a failure.
     spec = resource.spec.model_copy(update={"retry": uuid.uuid4().hex})
     resource = resource.model_copy(update={"spec": spec, "status": backend.read_status(resource)})

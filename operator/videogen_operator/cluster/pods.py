@@ -17,6 +17,7 @@ from videogen_api.resource import VideoGeneration
 from videogen_api.spec import Gpu, Pod
 from videogen_operator.config import OperatorConfig
 from videogen_operator.core.activations import finish_bytes
+from videogen_operator.core.deadlines import HALF_STARTED_SECONDS
 from videogen_operator.core.defaults import Defaults, resolve_encoder, resolve_pools, resolve_storage
 from videogen_operator.core.observed import Group
 
@@ -32,6 +33,9 @@ _PLAN_FOLDER = "/etc/videogen"
 _SCRATCH_FOLDER = "/scratch"
 _WEIGHTS_FOLDER = "/weights"
 _GRACE_SECONDS = 30
+
+_SHARD_PATIENCE = 2
+"""A shard waits longer for the others than the operator does, which knows better what holds them back."""
 
 # The Secret's keys have the names of the variables. Temporary credentials alone have a token.
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": False, "AWS_SECRET_ACCESS_KEY": False, "AWS_SESSION_TOKEN": True}
@@ -57,9 +61,15 @@ class _Workload:
 
 
 def render_pod_template(
-    resource: VideoGeneration, plan: Plan, plan_name: str, group: Group, config: OperatorConfig, labels: dict[str, str]
+    resource: VideoGeneration,
+    plan: Plan,
+    plan_name: str,
+    group: Group,
+    job: str,
+    config: OperatorConfig,
+    labels: dict[str, str],
 ) -> dict[str, Any]:
-    """The template of a group's pods; `labels` come on top of the user's.
+    """The template of a group's pods; `labels` come on top of the user's. `job` is the name of Job and Service.
 
     Raises ConfigInvalid for a pool that the resource does not have.
     """
@@ -85,7 +95,7 @@ def render_pod_template(
         "image": workload.image,
         "imagePullPolicy": config.images.pull_policy.value,
         "command": list(COMMAND),
-        "env": list(_environment(resource, plan, group, workload, config.defaults)),
+        "env": list(_environment(resource, plan, group, job, workload, config.defaults)),
         "ports": [{"name": "http", "containerPort": naming.DEFAULT_PORT, "protocol": "TCP"}],
         "resources": _resources(workload),
         "volumeMounts": mounts,
@@ -192,8 +202,13 @@ def _claim(plan: Plan) -> str | None:
     return weights.removeprefix(PVC_SCHEME).partition("/")[0] if weights.startswith(PVC_SCHEME) else None
 
 
+def _start_deadline_seconds(resource: VideoGeneration) -> int:
+    schedule = resource.spec.schedule
+    return (schedule and schedule.start_deadline_seconds) or HALF_STARTED_SECONDS
+
+
 def _environment(
-    resource: VideoGeneration, plan: Plan, group: Group, workload: _Workload, defaults: Defaults
+    resource: VideoGeneration, plan: Plan, group: Group, job: str, workload: _Workload, defaults: Defaults
 ) -> Iterator[dict[str, Any]]:
     values = {
         # One thread each: a clip must not depend on the cores of its node. Whoever wants more says so in pod.env.
@@ -209,6 +224,9 @@ def _environment(
     }
     if group.pool is not None:
         values[Env.POOL.value] = group.pool
+    if group.stage == Stage.ENCODE and group.processes > 1:
+        values[Env.SHARDS_ADDRESS.value] = f"{job}-0.{job}:{naming.SHARDS_PORT}"
+        values[Env.START_DEADLINE.value] = str(_SHARD_PATIENCE * _start_deadline_seconds(resource))
     if workload.gpu is not None and workload.gpu.count == 0:
         values[Env.DEVICE.value] = Device.CPU.value
     if workload.reads_weights and plan.model.weights.startswith(PVC_SCHEME):

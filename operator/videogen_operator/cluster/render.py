@@ -55,7 +55,7 @@ def render_group(
     prefix = _prefix(resource, plan)
     name = naming.child_name(prefix, group.stage, group.pool, group.attempt)
     labels = _group_labels(resource, plan, group)
-    template = render_pod_template(resource, plan, naming.plan_name(prefix, revision), group, config, labels)
+    template = render_pod_template(resource, plan, naming.plan_name(prefix, revision), group, name, config, labels)
     if group.stage == Stage.ENCODE:
         # Each shard's host name is JOB-INDEX; in the Service's domain the others can look it up.
         template["spec"] |= {"subdomain": name, "setHostnameAsFQDN": False}

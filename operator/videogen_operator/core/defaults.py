@@ -38,10 +38,16 @@ class Defaults(Model):
     """The one machine that everything runs on: it takes the place of the pools and of the encoder's cards."""
 
 
-def local_defaults(storage_url: str, *, workers: int = 1, device: str = "cpu") -> Defaults:
+def local_defaults(
+    storage_url: str, *, workers: int = 1, device: str = "cpu", encoder_shards: int | None = None
+) -> Defaults:
     """Defaults of `videogen run`: results go to a folder, and `workers` processes of this machine do the work."""
     gpu = _CPU if device == "cpu" else _ONE_GPU
-    return Defaults(storage=Storage(url=storage_url), machine=RunnerPool(name="local", replicas=workers, gpu=gpu))
+    return Defaults(
+        storage=Storage(url=storage_url),
+        machine=RunnerPool(name="local", replicas=workers, gpu=gpu),
+        encoder=Encoder(shards=encoder_shards),
+    )
 
 
 def resolve_storage(spec: Storage | None, cluster: Storage | None) -> Storage:
@@ -75,7 +81,8 @@ def resolve_pools(spec: tuple[RunnerPool, ...] | None, defaults: Defaults) -> tu
 def resolve_encoder(spec: Encoder | None, pools: tuple[RunnerPool, ...], defaults: Defaults) -> Encoder:
     """Shards may stay open. Without cards of its own the encoder takes those of the first pool that has any."""
     if defaults.machine is not None:
-        return Encoder(gpu=defaults.machine.gpu)
+        shards = defaults.encoder.shards if defaults.encoder is not None else None
+        return Encoder(gpu=defaults.machine.gpu, shards=shards)
     merged = _merge(Encoder, defaults.encoder, spec)
     if merged.gpu is not None:
         return merged.model_copy(update={"gpu": _merge(Gpu, _ONE_GPU, merged.gpu)})

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from pydantic import ValidationError
 
 from videogen_api import naming
 from videogen_api.errors import ConfigInvalid, Interrupted, StoreDenied, StoreUnavailable
-from videogen_api.naming import Env
+from videogen_api.naming import Env, Stage
 from videogen_api.plan import Plan
 from videogen_api.report import Progress, TerminationReport
 from videogen_api.resource import VideoGeneration
@@ -39,6 +40,8 @@ _MAX_LOG_TAIL_BYTES = 4096
 _SIGNAL_EXIT_BASE = 128
 # A runner promises to be gone 10 s after SIGTERM; whoever is not has lost that right.
 _GRACE_SECONDS = 15.0
+_START_DEADLINE_SECONDS = 300
+"""For the shards of an encoder to meet: they are started together."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,20 @@ class _RunningGroup:
     processes: tuple[_Process, ...]
     ended_at: list[datetime] = field(default_factory=list)
     """Empty while it runs; a back-off counts from here."""
+    told_at: dict[int, float] = field(default_factory=dict)
+    """When an index was told to stop because another one failed, on the monotonic clock."""
+
+    def end_shards_of_failed(self) -> None:
+        """As a Job without retries does it: where one shard has failed, the others must end too."""
+        if self.group.stage != Stage.ENCODE or not any(process.popen.poll() for process in self.processes):
+            return
+        for process in self.processes:
+            if process.popen.poll() is None:
+                if process.index not in self.told_at:
+                    process.popen.send_signal(signal.SIGTERM)
+                    self.told_at[process.index] = time.monotonic()
+                elif time.monotonic() - self.told_at[process.index] > _GRACE_SECONDS:
+                    process.popen.kill()
 
 
 class LocalBackend:
@@ -100,6 +117,8 @@ class LocalBackend:
         )
 
     def observe(self, resource: VideoGeneration) -> Observed:  # noqa: ARG002  (one command has one resource at a time)
+        for running in self._groups.values():
+            running.end_shards_of_failed()
         return Observed(tuple(self._observe_group(running) for running in self._groups.values()))
 
     def create(self, resource: VideoGeneration, plan: Plan, group: Group) -> None:
@@ -110,7 +129,12 @@ class LocalBackend:
         with _explain_write_errors(plan_path):
             plan_path.parent.mkdir(exist_ok=True)
         _write_atomically(plan_path, plan.to_bytes())
-        processes = tuple(self._start(name, index, group, plan_path) for index in range(group.processes))
+        with contextlib.ExitStack() as stack:
+            listener = None
+            if group.stage == Stage.ENCODE and group.processes > 1:
+                # Opened here and inherited, so that nobody else can take the port before shard 0 does.
+                listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            processes = tuple(self._start(name, index, group, plan_path, listener) for index in range(group.processes))
         self._groups[name] = _RunningGroup(plan.run_id, group, processes)
 
     def delete(self, group: ObservedGroup) -> None:
@@ -140,7 +164,9 @@ class LocalBackend:
         while running and time.monotonic() < deadline and all(popen.poll() is None for popen in running):
             time.sleep(0.02)
 
-    def _start(self, group_name: str, index: int, group: Group, plan_path: Path) -> _Process:
+    def _start(
+        self, group_name: str, index: int, group: Group, plan_path: Path, listener: socket.socket | None
+    ) -> _Process:
         name = f"{group_name}-{index}"
         folder = plan_path.parent / name
         with _explain_write_errors(folder):
@@ -165,6 +191,14 @@ class LocalBackend:
             environment[Env.POOL] = group.pool
         if self._device is not None:
             environment[Env.DEVICE] = self._device
+        inherited = [self._lock]
+        if listener is not None:
+            host, port = listener.getsockname()
+            environment[Env.SHARDS_ADDRESS] = f"{host}:{port}"
+            environment[Env.START_DEADLINE] = str(_START_DEADLINE_SECONDS)
+            if index == 0:
+                environment[Env.SHARDS_LISTENER] = str(listener.fileno())
+                inherited.append(listener.fileno())
         with log:
             popen = subprocess.Popen(  # noqa: S603  (our own runner)
                 list(self._command),
@@ -173,7 +207,7 @@ class LocalBackend:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches this command alone; it ends the processes in order
-                pass_fds=(self._lock,),
+                pass_fds=inherited,
             )
         return _Process(index, name, popen, folder)
 
