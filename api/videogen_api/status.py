@@ -128,7 +128,7 @@ class PlanSummary(Model):
     encoder_dtype: str
     """Number format of the encoder."""
     runner_dtype: str
-    """Number format of the denoiser, in the first pool."""
+    """Number format of the denoiser, in the first pool that works."""
     gpu_seconds: float
     """GPU time that the run should take."""
     peak_memory_bytes: int

@@ -61,8 +61,8 @@ def test_plan_shows_clips_sizes_memory_and_time(manifest: Path) -> None:
         "clips": "2 of 1 prompt: snow-42, snow-43",
         "size": "848x480 pixels, 51 frames at 24 fps (2.1 s); latents 15x60x106, 23,850 tokens",
         "sampling": "30 steps, guidance 7",
-        "strategy": "Sequential. The encoder and the runners use the same cards, so the encoder finishes first and "
-        "leaves room for them.",
+        "strategy": "Overlapped. Overlapped should take about 128 s and Sequential 188 s, starts of pods included, and "
+        "there are cards for both at once.",
         "total": "",
         "time": "",
     }

@@ -6,7 +6,7 @@ import pytest
 
 from videogen_api.architecture import architecture_of
 from videogen_api.errors import InvalidInput
-from videogen_api.plan import Device, Dtype, Plan, PlannedVideo
+from videogen_api.plan import DTYPE_BYTES, Device, Dtype, Plan, PlannedVideo
 from videogen_api.resource import parse_resource
 from videogen_api.video import image_size_of_aspect
 from videogen_operator.core import activations, costs
@@ -81,7 +81,9 @@ def test_a_full_text_takes_the_encoder_2_8_teraflops() -> None:
 )
 def test_the_encoders_weights_take_the_bytes_of_their_formats(dtype: Dtype, gigabytes: float) -> None:
     shape = XL.encoder
-    total = costs.encoder_rest_bytes(shape, dtype) + shape.num_layers * costs.encoder_block_bytes(shape, dtype)
+    embedding = shape.embedding_parameters * DTYPE_BYTES[dtype]
+    rest = costs.encoder_rest_bytes(shape, dtype)
+    total = embedding + rest + shape.num_layers * costs.encoder_block_bytes(shape, dtype)
 
     assert total / 1e9 == pytest.approx(gigabytes, abs=0.005)
 
@@ -243,13 +245,15 @@ def test_an_encoder_that_fits_in_no_number_of_shards_is_refused_with_both_number
     with pytest.raises(InvalidInput) as caught:
         plan_of({"count": 0}, encoder={"shards": 2, "gpu": {"product": "Tesla-T4", "memory": "4Gi"}})
     assert str(caught.value) == (
-        "spec.encoder: 2 shards of the encoder need 5.5 GiB each and T4 has 3.2 GiB to use; "
+        "spec.encoder: 2 shards of the encoder need 5.3 GiB each and T4 has 3.2 GiB to use; "
         "raise shards, name cards with more memory, or set gpu.count to 0 to encode on the CPU"
     )
 
     with pytest.raises(InvalidInput) as caught:
         plan_of({"count": 0}, encoder={"shards": 25})
-    assert str(caught.value) == "spec.encoder.shards: 25 is not allowed: the encoder has 24 blocks"
+    assert str(caught.value) == (
+        "spec.encoder.shards: 25 is not allowed: the encoder has 24 blocks; use a number from 1 to 24"
+    )
 
 
 def test_several_cards_of_one_pod_hold_the_encoder_together() -> None:

@@ -11,6 +11,7 @@ from videogen_api.errors import ConfigInvalid, InvalidInput
 from videogen_api.plan import (
     Clip,
     Device,
+    Dtype,
     Inputs,
     Plan,
     PlannedPrompt,
@@ -26,6 +27,7 @@ from videogen_api.resource import VideoGeneration, parse_resource
 from videogen_api.spec import Encoder, Gpu, ModelRef, RunnerPool, Storage, Strategy
 from videogen_operator.core.defaults import Defaults, local_defaults
 from videogen_operator.core.planner import MAX_PLAN_BYTES, make_plan
+from videogen_operator.core.totals import totals_of
 
 BASE: dict[str, Any] = {
     "prompts": [{"text": "a red fox", "seed": 7}],
@@ -447,23 +449,145 @@ def test_the_encoder_goes_first_where_it_shares_the_runners_cards() -> None:
 
     assert (plan.strategy, plan.why) == (
         Strategy.SEQUENTIAL,
-        "The encoder and the runners use the same cards, so the encoder finishes first and leaves room for them.",
+        (
+            "The encoder (1 pod) and the runners (1 card) use the same cards, so the encoder finishes first and leaves "
+            "room for them."
+        ),
     )
 
 
-def test_stages_overlap_where_the_encoder_has_cards_of_its_own_and_enough_to_do() -> None:
-    spec: dict[str, Any] = {
+def test_stages_overlap_where_the_encoder_has_cards_of_its_own_and_that_saves_time() -> None:
+    prompts = [{"text": f"a fox {n}"} for n in range(100)]
+    slow: dict[str, Any] = {
         "encoder": {"gpu": {"count": 0}},
         "runners": [{"name": "t4", "gpu": {"product": "Tesla-T4"}}],
     }
+    fast = slow | {"encoder": {"gpu": {"product": "NVIDIA-L4"}}}
 
-    long = plan_of(prompts=[{"text": f"a fox {n}"} for n in range(100)], **spec)
-    short = plan_of(prompts=[{"text": "a fox"}], encoder={"gpu": {"product": "NVIDIA-L4"}}, runners=spec["runners"])
+    long, short = plan_of(prompts=prompts, **slow), plan_of(prompts=prompts, **fast)
 
-    assert long.strategy == Strategy.OVERLAPPED
-    assert long.why.startswith("The encoder has cards of its own and takes about ")
-    assert short.strategy == Strategy.SEQUENTIAL
-    assert short.why.startswith("Encoding takes about ")
+    assert (long.strategy, long.why) == (
+        Strategy.OVERLAPPED,
+        (
+            "Overlapped should take about 6742 s and Sequential 7108 s, starts of pods included, and there are cards "
+            "for both at once."
+        ),
+    )
+    assert (short.strategy, short.why) == (
+        Strategy.SEQUENTIAL,
+        (
+            "Overlapped should take about 6739 s and Sequential 6802 s, starts of pods included: too little for "
+            "runners to hold cards while they wait for embeddings."
+        ),
+    )
+
+
+@pytest.mark.parametrize(("cards", "strategy"), [(4, Strategy.SEQUENTIAL), (5, Strategy.OVERLAPPED)])
+def test_stages_overlap_on_the_same_cards_where_there_are_enough_for_both(cards: int, strategy: Strategy) -> None:
+    gpu = {"product": "Tesla-T4"}
+    plan = plan_of(
+        prompts=[{"text": "a fox", "samples": 2}],
+        encoder={"shards": 3},
+        runners=[{"name": "t4", "replicas": cards, "gpu": gpu}],
+    )
+
+    assert (plan.strategy, plan.pools[0].replicas, plan.pools[0].shares_encoder_cards) == (strategy, 2, True)
+
+
+def test_a_queue_admits_stage_by_stage() -> None:
+    plan = plan_of(encoder={"gpu": {"count": 0}}, schedule={"queue": "team-a"})
+
+    assert (plan.strategy, plan.why) == (
+        Strategy.SEQUENTIAL,
+        "Stages wait in a queue, so the encoder gives its quota back before runners ask.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoder", "pool", "shares"),
+    [
+        ({"product": "Tesla-T4"}, {"product": "Tesla-T4"}, True),
+        ({"product": "Tesla-T4"}, {"product": "NVIDIA-L4"}, False),
+        ({"product": "Tesla-T4"}, {}, True),
+        ({}, {"product": "Tesla-T4"}, True),
+        ({"resource": "amd.com/gpu"}, {}, False),
+        ({"count": 0}, {}, False),
+        ({}, {"count": 0}, False),
+        ({"count": 0}, {"count": 0}, True),
+    ],
+)
+def test_encoder_and_runners_share_cards_that_either_may_get(
+    encoder: dict[str, Any], pool: dict[str, Any], shares: bool
+) -> None:
+    runners = [{"name": "a", "gpu": pool}, {"name": "cards", "gpu": {"product": "NVIDIA-H100"}}]
+    plan = plan_of(model={"name": "open-sora-v1.2-tiny", "weights": "/w"}, encoder={"gpu": encoder}, runners=runners)
+
+    assert plan.pools[0].shares_encoder_cards is shares
+
+
+# ---- Pools of several kinds ----
+
+
+def test_each_pool_has_the_form_that_fits_its_own_card() -> None:
+    runners = [
+        {"name": "t4", "replicas": 2, "gpu": {"product": "Tesla-T4"}},
+        {"name": "a10g", "replicas": 2, "gpu": {"product": "NVIDIA-A10G", "memory": "10Gi"}},
+        {"name": "h100", "gpu": {"product": "NVIDIA-H100"}},
+    ]
+    plan = plan_of(
+        prompts=[{"text": "a fox", "samples": 8}], video={"resolution": "720p", "frames": 204}, runners=runners
+    )
+
+    assert [
+        (
+            pool.name,
+            pool.replicas,
+            pool.dtype,
+            pool.vae_dtype,
+            pool.guidance_batch,
+            pool.decode_batch_frames,
+            pool.unfit,
+        )
+        for pool in plan.pools
+    ] == [
+        ("t4", 2, Dtype.FLOAT16, Dtype.FLOAT32, 1, 1, ""),
+        ("a10g", 2, Dtype.BFLOAT16, Dtype.BFLOAT16, 1, 2, ""),
+        ("h100", 1, Dtype.BFLOAT16, Dtype.BFLOAT16, 2, 4, ""),
+    ]
+
+
+def test_a_pool_that_no_clip_fits_gets_no_runners_and_says_why() -> None:
+    runners = [
+        {"name": "small", "replicas": 4, "gpu": {"product": "Tesla-T4", "memory": "5Gi"}},
+        {"name": "large", "replicas": 2, "gpu": {"product": "NVIDIA-L4"}},
+    ]
+    plan = plan_of(prompts=[{"text": "a fox", "samples": 8}], video={"resolution": "480p"}, runners=runners)
+
+    assert [(pool.name, pool.replicas, pool.unfit) for pool in plan.pools] == [
+        (
+            "small",
+            0,
+            (
+                "pool 'small': a clip of 854x480 and 51 frames needs 5.1 GiB even in its smallest form, and T4 has 4.2 "
+                "GiB to use"
+            ),
+        ),
+        ("large", 2, ""),
+    ]
+    assert totals_of(plan).peak_memory_bytes < 22 * 2**30
+
+
+def test_a_clip_that_fits_no_pool_is_refused_with_the_numbers_of_each() -> None:
+    runners = [
+        {"name": "small", "gpu": {"product": "Tesla-T4", "memory": "5Gi"}},
+        {"name": "off", "replicas": 0, "gpu": {"product": "NVIDIA-H100"}},
+        {"name": "odd", "gpu": {"product": "NVIDIA-L4", "memory": "3Gi"}},
+    ]
+    assert refusal_of(video={"resolution": "480p"}, encoder={"gpu": {"count": 0}}, runners=runners) == (
+        "spec.runners: pool 'small': a clip of 854x480 and 51 frames needs 5.1 GiB even in its smallest form, and T4 "
+        "has 4.2 GiB to use; pool 'odd': a clip of 854x480 and 51 frames needs 4.0 GiB even in its smallest form, and "
+        "L4 has 2.3 GiB to use; lower spec.video.resolution or frames, or name a card with more memory"
+    )
 
 
 def test_the_manifest_may_choose_the_strategy() -> None:

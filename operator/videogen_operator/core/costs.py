@@ -120,8 +120,8 @@ def encoder_block_bytes(shape: TextEncoderShape, dtype: Dtype) -> int:
 
 
 def encoder_rest_bytes(shape: TextEncoderShape, dtype: Dtype) -> int:
-    """Weights outside the blocks: embeddings, position bias, last norm."""
-    return (shape.parameters - shape.num_layers * shape.block_parameters) * DTYPE_BYTES[dtype]
+    """Weights beside the blocks: the table of positions, and the last norm. Of the embedding only rows are read."""
+    return (shape.num_buckets * shape.num_heads + shape.d_model) * DTYPE_BYTES[dtype]
 
 
 def vae_parameters(shape: VaeShape) -> int:

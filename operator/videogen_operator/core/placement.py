@@ -4,8 +4,6 @@ A form that does not fit is tried smaller, in a fixed order; a card that cannot 
 the numbers.
 """
 
-from math import ceil
-
 from videogen_api.architecture import MAX_TOKENS, Architecture
 from videogen_api.errors import InvalidInput
 from videogen_api.plan import (
@@ -19,6 +17,7 @@ from videogen_api.plan import (
     PlannedVideo,
     StageCost,
 )
+from videogen_api.sharding import block_ranges
 from videogen_api.spec import Encoder, Gpu, Pod, RunnerPool, quantity_bytes
 from videogen_operator.core import activations, costs
 from videogen_operator.core.cards import Card, card_of_product, cpu
@@ -39,32 +38,35 @@ def card_of(gpu: Gpu | None, pod: Pod | None) -> Card:
     return card if gpu.memory is None else card.with_memory(quantity_bytes(gpu.memory))
 
 
-def place_encoder(encoder: Encoder, architecture: Architecture, texts: tuple[str, ...]) -> PlannedEncoder:
-    """The smallest number of shards whose blocks fit. Raises InvalidInput where no number does."""
+def place_encoder(
+    encoder: Encoder, architecture: Architecture, texts: tuple[str, ...], *, least_shards: int = 1
+) -> PlannedEncoder:
+    """The smallest number of shards whose blocks fit. Raises InvalidInput where no number does.
+
+    `least_shards` is what a run has learnt: fewer have run out of memory. A number that the manifest names stands.
+    """
     shape, card = architecture.encoder, card_of(encoder.gpu, encoder.pod)
     activation_bytes = activations.encode_bytes(shape, _most_tokens(texts), card.dtype, card.device)
-    block_bytes = costs.encoder_block_bytes(shape, card.dtype)
+    block_bytes = [costs.encoder_block_bytes(shape, card.dtype)] * shape.num_layers
     rest_bytes = costs.encoder_rest_bytes(shape, card.dtype)
     num_gpus = max(1, encoder.gpu.count or 0) if encoder.gpu is not None else 1
 
     def peak_bytes(shards: int) -> int:
-        """Of the largest shard: blocks are spread evenly, and one shard holds what is outside them."""
-        return rest_bytes + ceil(shape.num_layers / shards) * block_bytes + activation_bytes
+        """Of the largest shard, as if it were the last one too."""
+        largest = max(sum(block_bytes[block] for block in blocks) for blocks in block_ranges(block_bytes, shards))
+        return largest + rest_bytes + activation_bytes
 
     usable = None if card.usable_bytes is None else card.usable_bytes * num_gpus
-    candidates = [encoder.shards] if encoder.shards is not None else range(1, shape.num_layers + 1)
-    fitting = [n for n in candidates if n <= shape.num_layers and (usable is None or peak_bytes(n) <= usable)]
-    if not fitting:
-        most = min(candidates[-1], shape.num_layers)
-        if most < candidates[-1]:
-            raise InvalidInput(
-                f"spec.encoder.shards: {candidates[-1]} is not allowed: the encoder has {shape.num_layers} blocks"
-            )
+    least = min(least_shards, shape.num_layers)
+    candidates = [encoder.shards] if encoder.shards is not None else range(least, shape.num_layers + 1)
+    fitting = (n for n in candidates if usable is None or peak_bytes(n) <= usable)
+    shards = next(fitting, None)
+    if shards is None:
+        most = candidates[-1]
         raise InvalidInput(
             f"spec.encoder: {_needs(most, peak_bytes(most))} and {_has(card, usable)}; "
             "raise shards, name cards with more memory, or set gpu.count to 0 to encode on the CPU"
         )
-    shards = fitting[0]
     tokens = [costs.estimate_tokens(text, MAX_TOKENS) for text in texts]
     flops = sum(costs.encoder_flops(shape, count) for count in tokens) / shards
     weight_bytes = peak_bytes(shards) - activation_bytes
@@ -88,8 +90,10 @@ def place_pool(
     sampling: PlannedSampling,
     texts: tuple[str, ...],
     clips: int,
+    *,
+    shares_encoder_cards: bool,
 ) -> PlannedPool:
-    """The fastest form that fits the pool's card. Raises InvalidInput where none does."""
+    """The fastest form that fits the pool's card; where none does, the smallest, with the reason and no runners."""
     card = card_of(pool.gpu, pool.pod)
     weight_bytes = architecture.denoiser.parameters * DTYPE_BYTES[card.dtype]
     weight_bytes += costs.vae_parameters(architecture.vae) * DTYPE_BYTES[card.vae_dtype]
@@ -111,12 +115,13 @@ def place_pool(
     decode_batches = _DECODE_BATCHES_FP32 if on_card_in_fp32 else _DECODE_BATCHES
     guidance = next((n for n in _GUIDANCE_BATCHES if room is None or denoise_bytes(n) <= room), None)
     batch_frames = next((n for n in decode_batches if room is None or decode_bytes(n) <= room), None)
+    unfit = ""
     if guidance is None or batch_frames is None:
+        guidance = batch_frames = 1
         needed = weight_bytes + max(denoise_bytes(1), decode_bytes(1))
-        raise InvalidInput(
-            f"spec.runners: pool {pool.name!r}: a clip of {video.width}x{video.height} and {video.frames} frames needs "
-            f"{needed / 2**30:.1f} GiB even in its smallest form, and {_has(card, usable)}; "
-            "lower spec.video.resolution or frames, or name a card with more memory"
+        unfit = (
+            f"pool {pool.name!r}: a clip of {video.width}x{video.height} and {video.frames} frames needs "
+            f"{needed / 2**30:.1f} GiB even in its smallest form, and {_has(card, usable)}"
         )
     tokens = sum(costs.estimate_tokens(text, MAX_TOKENS) for text in texts) // len(texts)
     forward_flops = costs.denoiser_flops(architecture.denoiser, video, tokens)
@@ -124,7 +129,7 @@ def place_pool(
     seconds_per_step = costs.denoise_seconds(2 * forward_flops, card)
     return PlannedPool(
         name=pool.name,
-        replicas=min(pool.replicas or 0, clips),
+        replicas=0 if unfit else min(pool.replicas or 0, clips),
         device=card.device,
         gpus=(pool.gpu.count or 0) if pool.gpu is not None else 0,
         product=pool.gpu.product if pool.gpu is not None else None,
@@ -133,7 +138,8 @@ def place_pool(
         guidance_batch=guidance,
         decode_batch_frames=batch_frames,
         form_bytes=FormBytes(
-            denoise={n: denoise_bytes(n) for n in _GUIDANCE_BATCHES}, decode={n: decode_bytes(n) for n in decode_batches}
+            denoise={n: denoise_bytes(n) for n in _GUIDANCE_BATCHES},
+            decode={n: decode_bytes(n) for n in decode_batches},
         ),
         seconds_per_step=seconds_per_step,
         cost=StageCost(
@@ -142,6 +148,8 @@ def place_pool(
             weight_bytes=weight_bytes,
             activation_bytes=max(denoise_bytes(guidance), decode_bytes(batch_frames)),
         ),
+        shares_encoder_cards=shares_encoder_cards,
+        unfit=unfit,
     )
 
 

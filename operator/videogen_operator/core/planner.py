@@ -11,24 +11,28 @@ from videogen_api.plan import (
     NUMERICS_VERSION,
     Plan,
     PlannedModel,
+    PlannedPool,
     PlannedSampling,
     PlannedStorage,
     PlannedVideo,
 )
 from videogen_api.resource import VideoGeneration
-from videogen_api.spec import ModelRef, Sampling, Storage, Video
+from videogen_api.spec import ModelRef, RunnerPool, Sampling, Storage, Strategy, Video
 from videogen_operator.core import defaults as code_defaults
 from videogen_operator.core.defaults import Defaults, resolve_encoder, resolve_model, resolve_pools, resolve_storage
 from videogen_operator.core.placement import place_encoder, place_pool
-from videogen_operator.core.strategy import choose_strategy
+from videogen_operator.core.strategy import choose_strategy, shares_cards
 from videogen_operator.core.texts import resolve_prompt
 
 # What a ConfigMap holds, less some room for its names.
 MAX_PLAN_BYTES = 2**20 - 4096
 
 
-def make_plan(resource: VideoGeneration, defaults: Defaults) -> Plan:
-    """The plan of one run. Raises InvalidInput naming the field and the remedy."""
+def make_plan(resource: VideoGeneration, defaults: Defaults, *, least_shards: int = 1) -> Plan:
+    """The plan of one run. Raises InvalidInput naming the field and the remedy.
+
+    `least_shards` is what the run has learnt of its encoder: fewer have run out of memory.
+    """
     spec = resource.spec
     model = _resolve_model(resolve_model(spec.model, defaults.model))
     architecture = architecture_of(model.name)
@@ -47,9 +51,19 @@ def make_plan(resource: VideoGeneration, defaults: Defaults) -> Plan:
         )
     clips = sum(prompt.samples for prompt in prompts)
     encoder = resolve_encoder(spec.encoder, pools, defaults)
-    planned_encoder = place_encoder(encoder, architecture, texts)
-    planned_pools = tuple(place_pool(pool, architecture, video, planned_sampling, texts, clips) for pool in pools)
-    strategy, why = choose_strategy(spec.schedule, encoder, pools, planned_encoder)
+    planned_pools = tuple(
+        place_pool(
+            pool,
+            architecture,
+            video,
+            planned_sampling,
+            texts,
+            clips,
+            shares_encoder_cards=shares_cards(encoder, pool),
+        )
+        for pool in pools
+    )
+    _check_pools(pools, planned_pools)
     plan = Plan.with_run_id(
         name=resource.metadata.name,
         namespace=resource.metadata.namespace,
@@ -59,14 +73,26 @@ def make_plan(resource: VideoGeneration, defaults: Defaults) -> Plan:
         sampling=planned_sampling,
         model=model,
         storage=_resolve_storage(resolve_storage(spec.storage, defaults.storage)),
-        strategy=strategy,
-        why=why,
-        encoder=planned_encoder,
+        strategy=Strategy.SEQUENTIAL,
+        why="",
+        encoder=place_encoder(encoder, architecture, texts, least_shards=least_shards),
         pools=planned_pools,
         retries=code_defaults.RETRIES if spec.retries is None else spec.retries,
     )
+    strategy, why = choose_strategy(spec.schedule, encoder, pools, plan)
+    plan = plan.model_copy(update={"strategy": strategy, "why": why})
     _check_size(plan)
     return plan
+
+
+def _check_pools(pools: tuple[RunnerPool, ...], planned: tuple[PlannedPool, ...]) -> None:
+    """A pool whose cards are too small works on nothing; the run goes on with the others, if there are any."""
+    asked = [each for pool, each in zip(pools, planned, strict=True) if pool.replicas]
+    if all(each.unfit for each in asked):
+        raise InvalidInput(
+            f"spec.runners: {'; '.join(each.unfit for each in asked)}; "
+            "lower spec.video.resolution or frames, or name a card with more memory"
+        )
 
 
 def _resolve_model(model: ModelRef) -> PlannedModel:

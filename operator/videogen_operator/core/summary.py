@@ -33,6 +33,7 @@ from videogen_api.status import (
 )
 from videogen_operator.core.conditions import set_condition
 from videogen_operator.core.observed import Observed, ObservedGroup, ObservedProcess
+from videogen_operator.core.totals import totals_of
 
 if TYPE_CHECKING:
     from videogen_operator.core.stages import Step
@@ -50,7 +51,9 @@ def summarize(
     found = ledger.found
     clips = _count_clips(plan, observed, step, ledger)
     # A process that is too busy to answer has not lost its work: within one run, progress never goes back.
-    progress = 100 if step.phase == Phase.SUCCEEDED else max(ledger.progress, _percent(plan, observed, clips))
+    progress = (
+        100 if step.phase == Phase.SUCCEEDED else max(ledger.progress, _percent(plan, observed, clips, step.phase))
+    )
     finished = step.phase in FINISHED_PHASES
     message = step.message
     if step.phase == Phase.GENERATING:
@@ -111,17 +114,17 @@ def _count_clips(plan: Plan, observed: Observed, step: Step, ledger: VideoGenera
     )
 
 
-def _percent(plan: Plan, observed: Observed, clips: ClipCounts) -> int:
+def _percent(plan: Plan, observed: Observed, clips: ClipCounts, phase: Phase) -> int:
     """Planned work that is done, at most 99: only collect makes it 100."""
     steps_of_clip = plan.sampling.steps * plan.video.loops
-    seconds_of_clip = max((pool.cost.seconds for pool in plan.pools), default=0.0)
+    seconds_of_clip = max(pool.cost.seconds for pool in plan.pools if not pool.unfit)
     encode_seconds = plan.encoder.cost.seconds
     total = encode_seconds + clips.total * seconds_of_clip
     if total <= 0:
         return 0
-    encoding = _running(observed, Stage.ENCODE)
-    encoded = sum(progress.done for progress in encoding) / max(1, len(plan.texts))
-    if observed.attempts(Stage.GENERATE) or any(group.stage == Stage.GENERATE for group in observed.groups):
+    # Every text passes through all shards, so the furthest one tells how many have come how far.
+    encoded = max((progress.done for progress in _running(observed, Stage.ENCODE)), default=0) / len(plan.texts)
+    if phase != Phase.ENCODING and any(group.stage == Stage.GENERATE for group in observed.groups):
         encoded = 1.0
     under_way = sum(
         (progress.loop * plan.sampling.steps + progress.step) / steps_of_clip
@@ -141,18 +144,16 @@ def _estimate(start: datetime | None, progress: int, now: datetime) -> datetime 
 
 
 def _summarize_plan(plan: Plan) -> PlanSummary:
-    pool = plan.pools[0]
-    encoder_gpus = plan.encoder.shards if plan.encoder.device == "cuda" else 0
-    seconds_of_clip = max(pool.cost.seconds for pool in plan.pools)
-    gpus = max(pool.gpus for pool in plan.pools)
+    totals = totals_of(plan)
     return PlanSummary(
         strategy=plan.strategy,
         encoder_shards=plan.encoder.shards,
         encoder_dtype=plan.encoder.dtype,
-        runner_dtype=pool.dtype,
-        gpu_seconds=round(encoder_gpus * plan.encoder.cost.seconds + gpus * len(plan.work) * seconds_of_clip, 1),
-        peak_memory_bytes=max([plan.encoder.cost.peak_memory_bytes, *(p.cost.peak_memory_bytes for p in plan.pools)]),
+        runner_dtype=next(pool.dtype for pool in plan.pools if not pool.unfit),
+        gpu_seconds=round(totals.gpu_seconds, 1),
+        peak_memory_bytes=totals.peak_memory_bytes,
         why=plan.why,
+        unfit_pools=tuple(pool.unfit for pool in plan.pools if pool.unfit),
     )
 
 
@@ -160,12 +161,7 @@ def _summarize_encoder(plan: Plan, observed: Observed, found: Findings | None) -
     cached = found.embeddings if found is not None else 0
     groups = observed.attempts(Stage.ENCODE)
     processes = groups[-1].processes if groups else ()
-    encoded = sum(
-        process.report.encode.encoded if process.report is not None and process.report.encode is not None
-        else process.progress.done if process.progress is not None
-        else 0
-        for process in processes
-    )  # fmt: skip
+    encoded = max((_count_encoded(process) for process in processes), default=0)
     return EncoderStatus(
         prompts=PromptCounts(total=len(plan.texts), cached=cached, encoded=encoded),
         shards=tuple(
@@ -180,6 +176,12 @@ def _summarize_encoder(plan: Plan, observed: Observed, found: Findings | None) -
             if process.exit_code is None
         ),
     )
+
+
+def _count_encoded(process: ObservedProcess) -> int:
+    if process.report is not None and process.report.encode is not None:
+        return process.report.encode.encoded
+    return process.progress.done if process.progress is not None else 0
 
 
 def _state(process: ObservedProcess) -> str:
