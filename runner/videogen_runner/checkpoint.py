@@ -22,7 +22,7 @@ from videogen_runner.store.tensors import get_tensors, pack_tensors
 
 log = logging.getLogger("videogen")
 
-_CLIP, _NUMERICS = "clip", "numerics"
+_CLIP, _NUMERICS, _ADAPTED = "clip", "numerics", "adapted"
 _LATENTS, _MASK, _REFERENCE, _FINISHED = "latents", "mask", "reference", "finished"
 
 # How many of its own checkpoints a runner keeps: the newest, and one in case that is damaged.
@@ -54,7 +54,7 @@ class Checkpoints:
         # Copies: two of a state's tensors may share memory, which the file format refuses.
         body = pack_tensors(
             {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()},
-            {_CLIP: self._clip_digest, _NUMERICS: self._numerics},
+            {_CLIP: self._clip_digest, _NUMERICS: self._numerics, _ADAPTED: str(state.is_adapted)},
         )
         sha256 = hashlib.sha256(body).hexdigest()
         key = CheckpointKey(loop=state.loop, step=state.next_step, epoch=epoch, sha256=sha256).key(self._clip_digest)
@@ -84,7 +84,7 @@ class Checkpoints:
         key = candidate.key(self._clip_digest)
         try:
             tensors, metadata = get_tensors(self._store, key, candidate.sha256)
-            if metadata != {_CLIP: self._clip_digest, _NUMERICS: self._numerics}:
+            if (metadata.get(_CLIP), metadata.get(_NUMERICS)) != (self._clip_digest, self._numerics):
                 raise StoreCorrupt(f"{self._store.url(key)} belongs to another clip or version: {metadata}")
         except (NotFound, StoreCorrupt) as error:
             log.warning("a checkpoint is passed over: %s", error)
@@ -96,6 +96,7 @@ class Checkpoints:
             mask_BT=tensors[_MASK],
             references=_in_order(tensors, _REFERENCE),
             finished=_in_order(tensors, _FINISHED),
+            is_adapted=metadata.get(_ADAPTED) == str(True),
         )
 
 

@@ -16,12 +16,13 @@ from videogen_api.errors import Interrupted
 from videogen_api.plan import Clip, Inputs, PlannedPool
 from videogen_api.records import StoredFile, Timings
 from videogen_api.report import RunnerState
+from videogen_runner.adaptation import Adaptation, AdaptiveClip
 from videogen_runner.checkpoint import CheckpointInterval, Checkpoints
 from videogen_runner.compute import ComputeThread
 from videogen_runner.done import MarkerSighting, write_marker
 from videogen_runner.embeddings import Embeddings
 from videogen_runner.models.opensora.draws import SeededDraws
-from videogen_runner.models.opensora.generation import ClipGenerator, ClipState, Placement
+from videogen_runner.models.opensora.generation import ClipGenerator, ClipState
 from videogen_runner.models.opensora.stdit3 import STDiT3
 from videogen_runner.models.opensora.vae import VideoAutoencoder
 from videogen_runner.roles.clip_inputs import build_request, load_references
@@ -46,15 +47,17 @@ class Workshop:
     compute: ComputeThread
     denoiser: STDiT3
     vae: VideoAutoencoder
+    adaptation: Adaptation
     new_interval: Callable[[float], CheckpointInterval] = CheckpointInterval
 
 
 class ClipWork:
-    """The work on one clip; `is_resumed` says whether a checkpoint was there."""
+    """The work on one clip; `is_resumed` says whether a checkpoint was there, `is_adapted` whether the finished clip
+    is in another form than the plan's."""
 
     def __init__(self, workshop: Workshop, clip: Clip, tenure: Tenure, seen: MarkerSighting) -> None:
         """`seen` is the clip's marker, which does not hold, as it was when the claim was taken."""
-        self.is_resumed = False
+        self.is_resumed = self.is_adapted = False
         self.times = ClipTimes(workshop.context.plan, workshop.pool)
         self._tenure = tenure
         self._encode_seconds = self._decode_seconds = 0.0
@@ -74,7 +77,8 @@ class ClipWork:
         """Makes the clip; False where the claim went to another runner on the way.
 
         Raises InvalidInput or NotFinite for a clip that cannot be made, EmbeddingMissing where its texts are not
-        encoded, Interrupted at a stop; then the last completed step is in the store.
+        encoded, OutOfMemory where no form of it fits, Interrupted at a stop; then the last completed step is in the
+        store.
         """
         generator = self._build_generator()
         state = self._denoise(generator, self._first_state(generator))
@@ -84,19 +88,19 @@ class ClipWork:
         self._output(generator, state, latents)
         return True
 
-    def _build_generator(self) -> ClipGenerator:
-        workshop, pool = self._workshop, self._workshop.pool
+    def _build_generator(self) -> AdaptiveClip:
+        workshop = self._workshop
         embeddings = Embeddings(self._store, self._plan, workshop.inputs)
-        return ClipGenerator(
+        generator = ClipGenerator(
             workshop.denoiser,
             workshop.vae,
             build_request(self._plan, self._prompt),
             [embeddings.read(self._prompt.text_of_loop(loop)) for loop in range(self._plan.video.loops)],
             SeededDraws(self._clip.seed),
-            Placement(pool.guidance_batch, pool.decode_batch_frames, pool.decode_batch_frames),
         )
+        return AdaptiveClip(generator, workshop.adaptation)
 
-    def _first_state(self, generator: ClipGenerator) -> ClipState:
+    def _first_state(self, generator: AdaptiveClip) -> ClipState:
         found = self._checkpoints.furthest()
         if found is not None:
             log.info("clip %s goes on at loop %d, step %d", self._clip.name, found.loop, found.next_step)
@@ -110,7 +114,7 @@ class ClipWork:
         self._encode_seconds += self._now() - started
         return state
 
-    def _denoise(self, generator: ClipGenerator, state: ClipState) -> ClipState | None:
+    def _denoise(self, generator: AdaptiveClip, state: ClipState) -> ClipState | None:
         """The state after the last step, or None where the claim was lost."""
         states = generator.states(state)
         self._show(state)
@@ -174,7 +178,7 @@ class ClipWork:
                 self._save(following)
         raise Interrupted(f"stopped by a signal in clip {self._clip.name}; its last step is kept, run again to go on")
 
-    def _output(self, generator: ClipGenerator, state: ClipState, latents: StoredFile) -> None:
+    def _output(self, generator: AdaptiveClip, state: ClipState, latents: StoredFile) -> None:
         """Decodes, and writes the video and then the marker."""
         self._progress.update(state=RunnerState.DECODING)
         started = self._now()
@@ -190,7 +194,10 @@ class ClipWork:
             write=self._now() - decoded,
             steps=self.times.count,
         )
-        marker = build_marker(self._tenure.held, frames_FHWC, fps, video, latents, timings)
+        self.is_adapted = generator.is_adapted
+        marker = build_marker(
+            self._tenure.held, frames_FHWC, fps, video, latents, timings, is_adapted=generator.is_adapted
+        )
         if not write_marker(self._store, marker, self._seen, conditional=self._workshop.inputs.claims):
             log.info("clip %s was finished by another runner at the same time", self._clip.name)
 

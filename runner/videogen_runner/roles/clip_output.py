@@ -10,6 +10,7 @@ from pathlib import Path
 from videogen_api import keys
 from videogen_api.errors import Internal
 from videogen_api.records import DoneMarker, StoredFile, Timings
+from videogen_runner.adaptation import AdaptiveClip
 from videogen_runner.claims import Held
 from videogen_runner.compute import ComputeThread
 from videogen_runner.media import Pixels, to_uint8, write_mp4, write_png
@@ -21,7 +22,7 @@ class NotFinite(Internal):
     """Numbers of a clip have become NaN or infinite: this clip cannot be made, others can."""
 
 
-def decode(generator: ClipGenerator, state: ClipState, clip: str) -> Pixels:
+def decode(generator: ClipGenerator | AdaptiveClip, state: ClipState, clip: str) -> Pixels:
     """frames_FHWC of a finished state. Raises NotFinite, naming the clip."""
     x_CFHW = generator.frames(state)
     if not bool(x_CFHW.isfinite().all()):
@@ -55,7 +56,14 @@ def _write(path: Path, frames_FHWC: Pixels, fps: float) -> None:
 
 
 def build_marker(
-    held: Held, frames_FHWC: Pixels, fps: int, video: StoredFile, latents: StoredFile, timings: Timings
+    held: Held,
+    frames_FHWC: Pixels,
+    fps: int,
+    video: StoredFile,
+    latents: StoredFile,
+    timings: Timings,
+    *,
+    is_adapted: bool,
 ) -> DoneMarker:
     """The marker of a clip whose files are all in the store."""
     frames, height, width, _ = frames_FHWC.shape
@@ -69,6 +77,7 @@ def build_marker(
         width=width,
         height=height,
         fps=fps,
+        adapted=is_adapted,
         runner=held.claim.owner,
         timings=timings,
     )

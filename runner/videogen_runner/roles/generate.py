@@ -14,10 +14,11 @@ from videogen_api.errors import InvalidInput, OutOfMemory, Reason, VideogenError
 from videogen_api.plan import Clip, Inputs, PlannedPool
 from videogen_api.records import ClaimState, ClipFailure
 from videogen_api.report import GenerateReport, RunnerState
+from videogen_runner.adaptation import Adaptation
 from videogen_runner.checkpoint import CheckpointInterval
 from videogen_runner.claims import LEASE_SECONDS, Claims, FixedShare, Held, Owner, StoredClaims
 from videogen_runner.compute import ComputeThread
-from videogen_runner.device import set_up_device, torch_dtype
+from videogen_runner.device import check_dtypes, set_up_device, torch_dtype
 from videogen_runner.done import MarkerSighting, look_for_marker
 from videogen_runner.models.opensora.stdit3 import STDiT3
 from videogen_runner.models.opensora.vae import VideoAutoencoder
@@ -86,7 +87,7 @@ class _Runner:
         )
         self._workshop: Workshop | None = None
         self._pace: float | None = None
-        self._finished = self._reused = self._failed = self._resumed = self._steps = 0
+        self._finished = self._reused = self._failed = self._resumed = self._adapted = self._steps = 0
         self._step_seconds = self._load_seconds = 0.0
 
     def run(self) -> GenerateReport:
@@ -100,6 +101,7 @@ class _Runner:
             failed=self._failed,
             resumed=self._resumed,
             steps=self._steps,
+            adapted=self._adapted,
             step_seconds=self._step_seconds / self._steps if self._steps else 0.0,
             load_seconds=self._load_seconds,
         )
@@ -180,6 +182,7 @@ class _Runner:
 
     def _count(self, work: ClipWork) -> None:
         self._resumed += work.is_resumed
+        self._adapted += work.is_adapted
         self._steps += work.times.count
         self._step_seconds += work.times.total
         self._pace = work.times.pace if work.times.pace is not None else self._pace
@@ -193,10 +196,11 @@ class _Runner:
         started = context.clock.monotonic()
         compute = ComputeThread(context.stop)
         device = set_up_device(context.environment.device, pool.device)
+        check_dtypes(device, pool.dtype, pool.vae_dtype)
         context.progress.update(device=str(device))
         architecture = architecture_of(context.plan.model.name)
 
-        def load() -> tuple[STDiT3, VideoAutoencoder]:
+        def load() -> tuple[STDiT3, VideoAutoencoder, Adaptation]:
             weights = checked_weights(context, self._inputs, Component.DENOISER, Component.VAE)
             denoiser = load_denoiser(
                 weights.folder(Component.DENOISER),
@@ -210,9 +214,11 @@ class _Runner:
                 dtype=torch_dtype(pool.vae_dtype),
                 architecture=architecture,
             )
-            return denoiser, vae
+            return denoiser, vae, Adaptation(pool, denoiser, vae, context.progress)
 
-        denoiser, vae = compute.run(load)
+        denoiser, vae, adaptation = compute.run(load)
         self._load_seconds = context.clock.monotonic() - started
-        self._workshop = Workshop(context, self._inputs, pool, compute, denoiser, vae, self._times.new_interval)
+        self._workshop = Workshop(
+            context, self._inputs, pool, compute, denoiser, vae, adaptation, self._times.new_interval
+        )
         return self._workshop

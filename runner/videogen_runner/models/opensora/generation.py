@@ -70,6 +70,7 @@ class ClipState:
     mask_BT: Tensor  # 1 where a frame is free, 0 where it is given, between them where it joins late; on the host
     references: tuple[Tensor, ...]  # encoded references, then encoded pieces, each [C, T, H, W]
     finished: tuple[Tensor, ...]  # latents of the loops before, each [C, T, H, W]
+    is_adapted: bool = False  # whether any of it was computed in a smaller form than the plan's
 
 
 class ClipGenerator:
