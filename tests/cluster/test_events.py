@@ -33,6 +33,7 @@ def status(
     run_id: str | None = "5f1c",
     retry: str | None = None,
     attempts: Attempts | None = None,
+    late_starts: tuple[str, ...] = (),
     **reasons: str,
 ) -> VideoGenerationStatus:
     """A status; `reasons` are those of conditions, by the name of ConditionType."""
@@ -53,6 +54,7 @@ def status(
         phase=phase,
         message=message,
         attempts=attempts or Attempts(),
+        late_starts=late_starts,
         conditions=conditions,
     )
 
@@ -121,6 +123,17 @@ def test_an_undisturbed_life_is_five_events() -> None:
             status(Phase.GENERATING, attempts=Attempts(generate={"a": 1, "b": 1})),
             status(Phase.GENERATING, "denoising again", attempts=Attempts(generate={"a": 1, "b": 2})),
             (warning("Retrying", "attempt 2 of generate of pool b: denoising again"),),
+        ),
+        (
+            # What it waited for is in the message for a moment only.
+            status(Phase.ENCODING, late_starts=("encode-1",)),
+            status(Phase.ENCODING, "again: no room", late_starts=("encode-1", "encode-2")),
+            (warning("StartDeadlineExceeded", "again: no room"),),
+        ),
+        (
+            status(Phase.FAILED, late_starts=("encode-1",)),
+            status(Phase.PREFLIGHT, retry="1"),
+            (normal("Started", "spec.retry has changed: run 5f1c is tried again"),),
         ),
         (
             status(Phase.GENERATING),

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from videogen_api.naming import Stage
 from videogen_api.status import FINISHED_PHASES, Condition, ConditionType, Phase, VideoGenerationStatus
+from videogen_operator.core.deadlines import LATE_START
 from videogen_operator.core.observed import WaitingReason
 from videogen_operator.core.summary import TEXT_TRUNCATED
 
@@ -52,6 +53,7 @@ def events_of(before: VideoGenerationStatus, after: VideoGenerationStatus) -> tu
         note
         for notes in (
             _of_start(before, after),
+            _of_late_starts(before, after),
             _of_attempts(before, after),
             _of_phase(before, after),
             _of_waiting(before, after),
@@ -82,6 +84,12 @@ def _of_attempts(before: VideoGenerationStatus, after: VideoGenerationStatus) ->
         if attempt > made.get((stage, pool), 0) and (again or before.phase == _PHASE_OF_STAGE[stage]):
             what = f"{stage} of pool {pool}" if pool is not None else str(stage)
             yield EventNote(EventType.WARNING, RETRYING, f"attempt {attempt} of {what}: {after.message}")
+
+
+def _of_late_starts(before: VideoGenerationStatus, after: VideoGenerationStatus) -> Iterator[EventNote]:
+    """An attempt that is given up: what it waited for is told nowhere else once the next one is made."""
+    if _same_try(before, after) and len(after.late_starts) > len(before.late_starts):
+        yield EventNote(EventType.WARNING, LATE_START, after.message or "")
 
 
 def _of_phase(before: VideoGenerationStatus, after: VideoGenerationStatus) -> Iterator[EventNote]:
