@@ -290,3 +290,34 @@ def test_a_runner_needs_no_report_to_be_done() -> None:
     without = build_group(PLAN, Stage.GENERATE, 1, generate_report(), pool="local")
     without = replace(without, processes=tuple(replace(process, report=None) for process in without.processes))
     assert (without.lost_its_report, without.state) == (False, GroupState.SUCCEEDED)
+
+
+# Shards that lose each other.
+
+LOST = build_report(Stage.ENCODE, ExitCode.PEER_LOST, "shard 1 was lost")
+STOPPED = build_report(Stage.ENCODE, ExitCode.INTERRUPTED, "stopped")
+TOO_LARGE = build_report(Stage.ENCODE, ExitCode.OUT_OF_MEMORY, "does not fit")
+
+
+@pytest.mark.parametrize(
+    ("reports", "reason", "cost"),
+    [
+        ((LOST, TOO_LARGE, LOST), Reason.OUT_OF_MEMORY, 1),
+        ((LOST, STORE_DOWN), Reason.STORE_UNAVAILABLE, 1),
+        ((LOST, STOPPED), Reason.PEER_LOST, 1),
+        ((LOST, LOST), Reason.PEER_LOST, 1),
+        ((STOPPED, STOPPED), Reason.INTERRUPTED, 0),
+    ],
+)
+def test_a_shard_that_lost_another_stands_for_the_cause_only_where_nobody_knows_it(
+    reports: tuple[TerminationReport, ...], reason: Reason, cost: int
+) -> None:
+    group = encode(1, *reports)
+    assert (worst_process(group).reason, charge(group)) == (reason, cost)
+
+
+def test_a_group_of_which_one_shard_was_drained_costs_nothing() -> None:
+    group = encode(1, LOST, STOPPED)
+    drained = replace(group.processes[1], disrupted=True)
+    group = replace(group, processes=(group.processes[0], drained))
+    assert (worst_process(group).reason, charge(group)) == (Reason.INTERRUPTED, 0)

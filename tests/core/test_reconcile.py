@@ -25,11 +25,12 @@ from videogen_api.naming import Stage
 from videogen_api.plan import Device, Dtype, Plan
 from videogen_api.report import ClipFailureLine, EncodeReport
 from videogen_api.resource import VideoGeneration
+from videogen_api.spec import Strategy
 from videogen_api.status import Attempts, ClipCounts, ConditionType, Findings, Phase
 from videogen_operator.core.asked import template_digest
 from videogen_operator.core.deadlines import starts_late
 from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup, Scaling, WaitingReason
-from videogen_operator.core.reconcile import Decision, reconcile, settle
+from videogen_operator.core.reconcile import Decision, least_shards, reconcile, settle
 
 PLAN = build_plan()
 PREFLIGHT = build_group(PLAN, Stage.PREFLIGHT, 1, preflight_report())
@@ -174,9 +175,18 @@ def test_clips_of_which_no_word_is_left_are_counted_all_the_same() -> None:
     assert why_stalled(final) == "ClipsFailed"
 
 
-def test_a_run_that_lacks_clips_at_its_end_has_failed_and_says_how_to_make_them() -> None:
+def test_a_run_that_lacks_clips_at_its_end_looks_again_for_as_long_as_it_may_and_then_says_how_to_make_them() -> None:
     lacking = build_group(PLAN, Stage.COLLECT, 1, collect_report(succeeded=1, missing=1))
-    final = decide(PREFLIGHT, ENCODE, GENERATE, lacking)
+    again = decide(PREFLIGHT, ENCODE, GENERATE, lacking)
+    assert again.create == (due(Stage.PREFLIGHT, None, 2, 1, 2),)
+    assert again.status.message == "checking store and weights again: 1 of 2 clips are missing"
+
+    second = build_group(PLAN, Stage.COLLECT, 2, collect_report(succeeded=1, missing=1), in_round=2)
+    round_two = tuple(
+        replace(group, attempt=2, round=2)
+        for group in (build_group(PLAN, Stage.PREFLIGHT, 2, preflight_report(embeddings=(True,))), GENERATE)
+    )
+    final = decide(PREFLIGHT, ENCODE, GENERATE, lacking, *round_two, second)
     assert (final.status.phase, final.status.progress < 100) == (Phase.FAILED, True)
     assert final.status.message == "1 of 2 clips are missing; change spec.retry to make them"
     assert why_stalled(final) == "ClipsMissing"
@@ -672,3 +682,148 @@ def test_an_encoder_group_that_was_tidied_away_is_not_missed_by_runners_at_work(
     at_work = build_group(PLAN, Stage.GENERATE, 1, None, None, pool="local")
     decision = decide(PREFLIGHT, at_work, attempts=Attempts(preflight=1, encode=1, generate={"local": 1}))
     assert (decision.create, decision.status.phase) == ((), Phase.GENERATING)
+
+
+# Encoder and runners at once.
+
+
+def overlapping(*pools: tuple[str, int], shares: bool = True) -> Plan:
+    plan = build_plan(pools=pools or (("local", 2),))
+    shared = tuple(pool.model_copy(update={"shares_encoder_cards": shares}) for pool in plan.pools)
+    return plan.model_copy(update={"strategy": Strategy.OVERLAPPED, "pools": shared})
+
+
+OVERLAP = overlapping()
+ENCODING = build_group(OVERLAP, Stage.ENCODE, 1, None)
+WITHOUT_A_CARD = hold_back(ENCODING, HELD)
+RUNNERS = at_work(OVERLAP, "local", 2)
+
+
+def overlap(*groups: ObservedGroup, plan: Plan = OVERLAP, at: float = 0.0, **fields: Any) -> Decision:
+    """A pass over a run that found no embedding, whose ledger counts the groups that are seen."""
+    attempts = Attempts(
+        preflight=1,
+        encode=max((g.attempt for g in groups if g.stage == Stage.ENCODE), default=0),
+        generate={g.pool or "": g.attempt for g in groups if g.stage == Stage.GENERATE},
+    )
+    fields = {"attempts": attempts, "created": attempts, "found": NOTHING_FOUND, **fields}
+    status = build_status(plan, build_resource(), attempts).model_copy(update=fields)
+    return reconcile(build_resource().model_copy(update={"status": status}), plan, Observed(groups), after(at))
+
+
+def test_overlapping_stages_start_together_and_the_runners_outlast_the_encoder() -> None:
+    begun = overlap()
+    assert started(begun) == [(Stage.ENCODE, None, 1), (Stage.GENERATE, "local", 1)]
+    assert (begun.status.phase, begun.status.message) == (Phase.ENCODING, "encoding prompts, denoising")
+    going_on = overlap(replace(ENCODE, run_id=OVERLAP.run_id), RUNNERS)
+    assert (going_on.acts, going_on.status.phase) == (False, Phase.GENERATING)
+
+
+def test_embeddings_that_exist_need_no_encoder_beside_the_runners_either() -> None:
+    decision = overlap(found=FOUND)
+    assert started(decision) == [(Stage.GENERATE, "local", 1)]
+
+
+def test_runners_that_overlap_do_not_start_before_an_encoder_that_waits_for_another_ones_cards() -> None:
+    plan = overlapping().model_copy(update={"encoder": SHARDS.encoder})
+    attempts = Attempts(preflight=1)
+    status = build_status(plan, build_resource(), attempts).model_copy(update={"found": NOTHING_FOUND})
+    resource = build_resource().model_copy(update={"status": status})
+    waiting = reconcile(resource, plan, Observed(()), NOW, encoder_may_start=False)
+    assert (waiting.create, waiting.status.phase) == ((), Phase.PENDING)
+
+
+def test_each_of_overlapping_stages_is_tried_again_on_its_own() -> None:
+    crash = build_report(Stage.ENCODE, ExitCode.INTERNAL, "the encoder crashed")
+    again = overlap(build_group(OVERLAP, Stage.ENCODE, 1, crash), RUNNERS)
+    assert (started(again), again.delete) == ([(Stage.ENCODE, None, 2)], ())
+
+    broken = build_group(OVERLAP, Stage.GENERATE, 1, crash, crash, pool="local")
+    again = overlap(ENCODING, broken)
+    assert (started(again), again.delete) == ([(Stage.GENERATE, "local", 2)], ())
+
+
+def test_a_final_failure_of_either_of_overlapping_stages_ends_both() -> None:
+    denied = build_report(Stage.ENCODE, ExitCode.STORE_DENIED, "no")
+    assert overlap(build_group(OVERLAP, Stage.ENCODE, 1, denied), RUNNERS).delete == (RUNNERS,)
+    failed = build_group(OVERLAP, Stage.GENERATE, 1, denied, None, pool="local")
+    failed = replace(failed, state=GroupState.FAILED)
+    assert overlap(ENCODING, failed).delete == (ENCODING,)
+
+
+def test_runners_that_waited_in_vain_do_not_make_preflight_look_again_while_the_encoder_works() -> None:
+    missing = build_report(Stage.GENERATE, ExitCode.EMBEDDING_MISSING, "no embedding")
+    in_vain = build_group(OVERLAP, Stage.GENERATE, 1, missing, missing, pool="local")
+    assert not overlap(ENCODING, in_vain).acts
+    assert started(overlap(replace(ENCODE, run_id=OVERLAP.run_id), in_vain)) == [(Stage.PREFLIGHT, None, 2)]
+
+
+def test_runners_leave_their_cards_to_an_encoder_that_gets_none_and_return_after_it() -> None:
+    patient = overlap(WITHOUT_A_CARD, RUNNERS, at=29)
+    assert (patient.acts, patient.wake_at) == (False, after(30))
+
+    leaving = overlap(WITHOUT_A_CARD, RUNNERS, at=30)
+    assert (leaving.create, leaving.delete, leaving.status.gave_way) == ((), (RUNNERS,), 1)
+    assert leaving.status.late_starts == ()
+    assert "runners left their cards to it and return after it" in (leaving.status.message or "")
+
+    counted = {"gave_way": 1, "attempts": leaving.status.attempts, "created": leaving.status.attempts}
+    assert not overlap(WITHOUT_A_CARD, at=40, **counted).acts
+    assert not overlap(ENCODING, at=50, **counted).acts
+    # What a crash between the ledger and the act has left behind goes too.
+    assert overlap(ENCODING, RUNNERS, at=50, **counted).delete == (RUNNERS,)
+    crash = build_report(Stage.ENCODE, ExitCode.INTERNAL, "the encoder crashed")
+    assert started(overlap(build_group(OVERLAP, Stage.ENCODE, 1, crash), at=50, **counted)) == [(Stage.ENCODE, None, 2)]
+    back = overlap(replace(ENCODE, run_id=OVERLAP.run_id), at=60, **counted)
+    assert started(back) == [(Stage.GENERATE, "local", 2)]
+
+
+def test_runners_on_cards_that_the_encoder_cannot_use_stay_where_they_are() -> None:
+    plan = overlapping(shares=False)
+    assert not overlap(WITHOUT_A_CARD, at_work(plan, "local", 2), plan=plan, at=100).acts
+
+
+def test_two_pools_of_which_one_shares_the_encoders_cards_part_ways() -> None:
+    plan = overlapping(("a", 2), ("b", 1))
+    pools = (plan.pools[0], plan.pools[1].model_copy(update={"shares_encoder_cards": False}))
+    plan = plan.model_copy(update={"pools": pools})
+    ours, theirs = at_work(plan, "a", 2), at_work(plan, "b", 1)
+    assert overlap(WITHOUT_A_CARD, ours, theirs, plan=plan, at=30).delete == (ours,)
+
+
+# An encoder that does not fit.
+
+
+def test_an_encoder_that_ran_out_of_memory_is_tried_in_more_shards_and_that_is_remembered() -> None:
+    too_large = build_report(Stage.ENCODE, ExitCode.OUT_OF_MEMORY, "3.1 GiB do not fit")
+    failed = build_group(PLAN, Stage.ENCODE, 1, too_large)
+    attempts = Attempts(preflight=1, encode=1)
+    status = build_status(PLAN, build_resource(), attempts).model_copy(update={"found": NOTHING_FOUND})
+    resource = build_resource(retries=0).model_copy(update={"status": status})
+    assert least_shards(resource, Observed((failed,))) == 2
+
+    two = PLAN.model_copy(update={"retries": 0, "encoder": PLAN.encoder.model_copy(update={"shards": 2})})
+    again = reconcile(resource, two, Observed((PREFLIGHT, failed)), NOW, plan_revision=2)
+    assert [(group.label, group.processes) for group in again.create] == [("encode-2", 2)]
+    assert again.status.message == "encoding prompts again: 3.1 GiB do not fit; in 2 shards now"
+    assert (again.status.least_shards, again.status.plan_revision) == (2, 2)
+
+    remembered = resource.model_copy(update={"status": again.status})
+    assert least_shards(remembered, Observed()) == 2
+
+
+def test_an_encoder_whose_shards_are_asked_for_ends_the_run_when_it_does_not_fit() -> None:
+    too_large = build_report(Stage.ENCODE, ExitCode.OUT_OF_MEMORY, "3.1 GiB do not fit")
+    attempts = [build_group(PLAN, Stage.ENCODE, attempt, too_large) for attempt in (1, 2)]
+    final = decide(PREFLIGHT, *attempts)
+    assert (final.status.phase, final.status.message) == (
+        Phase.FAILED,
+        (
+            "3.1 GiB do not fit; raise spec.encoder.shards or leave it out, or name cards with more memory "
+            "(after 2 attempts)"
+        ),
+    )
+
+
+def test_a_new_run_has_learnt_nothing() -> None:
+    assert least_shards(build_resource(), Observed((ENCODE,))) == 1

@@ -166,6 +166,7 @@ class Script:
 
 FAILS = Fate(WORK_SECONDS, exit_code=ExitCode.INTERNAL)
 HANGS = Fate(starts=False)
+TOO_LARGE = Fate(WORK_SECONDS, exit_code=ExitCode.OUT_OF_MEMORY)
 SCRIPTS = {
     "undisturbed": Script(build_spec()),
     "two pools": Script(build_spec(cpu_pool("a"), cpu_pool("b", 2))),
@@ -176,6 +177,13 @@ SCRIPTS = {
         build_spec(retries=1),
         told(encode_1=FAILS, encode_2=FAILS, encode_3=FAILS),
         (edit(150, retry="1"),),
+    ),
+    "overlapped": Script(build_spec(schedule={"strategy": "Overlapped"})),
+    "runners give way": Script(
+        build_spec(schedule={"strategy": "Overlapped", "startDeadlineSeconds": 60}), told(encode_1=HANGS)
+    ),
+    "encoder runs out of memory": Script(
+        build_spec(retries=0), told(encode_1=TOO_LARGE, encode_2=TOO_LARGE, encode_3=TOO_LARGE)
     ),
     "missing embedding": Script(
         build_spec(), told(generate_a_1=Fate(WORK_SECONDS, exit_code=ExitCode.EMBEDDING_MISSING))
@@ -286,6 +294,7 @@ def edits() -> st.SearchStrategy[Edit]:
     changes=st.lists(edits(), max_size=4),
     pools=st.sampled_from([("a",), ("a", "b")]),
     retries=st.integers(0, 3),
+    strategy=st.sampled_from(["Sequential", "Overlapped"]),
     stops=st.frozensets(st.integers(1, 40), max_size=3),
     outage=st.integers(0, 90),
 )
@@ -294,10 +303,11 @@ def test_whatever_happens_a_life_keeps_its_rules_and_comes_to_an_end(
     changes: list[Edit],
     pools: tuple[str, ...],
     retries: int,
+    strategy: str,
     stops: frozenset[int],
     outage: int,
 ) -> None:
-    spec = build_spec(*map(cpu_pool, pools), retries=retries, schedule=DEADLINE)
+    spec = build_spec(*map(cpu_pool, pools), retries=retries, schedule={**DEADLINE, "strategy": strategy})
     resumed = edit(250, suspend=False)
     world = Script(spec, told(**fates), (*changes, resumed)).play(stops, float(outage))
     assert world.status.phase in FINISHED_PHASES
@@ -310,13 +320,14 @@ def test_whatever_happens_a_life_keeps_its_rules_and_comes_to_an_end(
     fates=st.dictionaries(st.sampled_from(LABELS), fates(), max_size=6),
     changes=st.lists(edits(), max_size=4),
     pools=st.sampled_from([("a",), ("a", "b")]),
+    strategy=st.sampled_from(["Sequential", "Overlapped"]),
     stops=st.frozensets(st.integers(1, 40), min_size=1, max_size=3),
 )
 def test_whatever_happens_a_stop_that_takes_no_time_makes_no_difference(
-    fates: dict[str, Fate], changes: list[Edit], pools: tuple[str, ...], stops: frozenset[int]
+    fates: dict[str, Fate], changes: list[Edit], pools: tuple[str, ...], strategy: str, stops: frozenset[int]
 ) -> None:
     script = Script(
-        build_spec(*map(cpu_pool, pools), retries=1, schedule=DEADLINE),
+        build_spec(*map(cpu_pool, pools), retries=1, schedule={**DEADLINE, "strategy": strategy}),
         told(**fates),
         (*changes, edit(250, suspend=False)),
     )

@@ -22,7 +22,7 @@ from videogen_api.status import FINISHED_PHASES, Attempts, VideoGenerationStatus
 from videogen_operator.core.defaults import Defaults
 from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup
 from videogen_operator.core.planner import make_plan
-from videogen_operator.core.reconcile import is_new, reconcile, settle
+from videogen_operator.core.reconcile import is_new, least_shards, reconcile, settle
 from videogen_operator.core.refusal import refuse
 from videogen_operator.core.simulate import FateOf, SimulatedCluster
 from videogen_operator.core.writes import REPORT_EVERY, differs, is_news
@@ -146,7 +146,9 @@ class World:
         if isinstance(self._plan, InvalidInput):
             self._refuse(resource, self._plan, observed)
             return None
-        plan, revision = self._frozen(resource, self._plan)
+        least = least_shards(resource, observed)
+        wanted = self._plan if least == 1 else make_plan(resource, _DEFAULTS, least_shards=least)
+        plan, revision = self._frozen(resource, wanted)
         decision = reconcile(resource, plan, observed, now, plan_revision=revision)
         if self._plans.get((plan.run_id, revision)) != plan:
             self._plans[plan.run_id, revision] = plan

@@ -26,7 +26,7 @@ from videogen_operator.config import OperatorConfig
 from videogen_operator.core.events import events_of
 from videogen_operator.core.observed import GroupState, Observed
 from videogen_operator.core.planner import make_plan
-from videogen_operator.core.reconcile import Decision, is_new, reconcile, settle
+from videogen_operator.core.reconcile import Decision, is_new, least_shards, reconcile, settle
 from videogen_operator.core.refusal import block, refuse
 from videogen_operator.core.writes import REPORT_EVERY, differs
 from videogen_operator.sync import Outcome, apply
@@ -108,7 +108,7 @@ class Reconciler:
             return apply(resource, None, decision, self._backend, may_report=True)
         self._follow(key)
         known = None if is_new(resource) else self._plans.read(resource)
-        frozen = self._plan(resource, known)
+        frozen = self._plan(resource, known, observed)
         decision = self._decide(key, resource, frozen, observed, now)
         if frozen != known:
             self._plans.freeze(resource, frozen)
@@ -121,13 +121,14 @@ class Reconciler:
             return outcome
         return replace(outcome, wake_at=min(report_at, outcome.wake_at or report_at))
 
-    def _plan(self, resource: VideoGeneration, known: FrozenPlan | None) -> FrozenPlan:
-        """The placement to go by: the frozen one, unless the manifest has changed since and asks for another."""
-        status = resource.status
-        if known is not None and status.observed_generation == resource.metadata.generation:
+    def _plan(self, resource: VideoGeneration, known: FrozenPlan | None, observed: Observed) -> FrozenPlan:
+        """The placement to go by: the frozen one, unless the manifest asks for another, or the encoder needs one."""
+        status, least = resource.status, least_shards(resource, observed)
+        is_current = status.observed_generation == resource.metadata.generation
+        if known is not None and is_current and known.plan.encoder.shards >= least:
             return known
         defaults = known.defaults if known is not None else self._config.defaults
-        plan = make_plan(resource, defaults)
+        plan = make_plan(resource, defaults, least_shards=least)
         check_for_cluster(resource, plan, self._config.model_copy(update={"defaults": defaults}))
         if known is not None and plan == known.plan:
             return known

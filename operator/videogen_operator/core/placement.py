@@ -43,7 +43,8 @@ def place_encoder(
 ) -> PlannedEncoder:
     """The smallest number of shards whose blocks fit. Raises InvalidInput where no number does.
 
-    `least_shards` is what a run has learnt: fewer have run out of memory. A number that the manifest names stands.
+    `least_shards` is what a run has learnt: fewer have run out of memory, so the largest shard must be smaller than
+    theirs if it can be. A number that the manifest names stands.
     """
     shape, card = architecture.encoder, card_of(encoder.gpu, encoder.pod)
     activation_bytes = activations.encode_bytes(shape, _most_tokens(texts), card.dtype, card.device)
@@ -57,10 +58,13 @@ def place_encoder(
         return largest + rest_bytes + activation_bytes
 
     usable = None if card.usable_bytes is None else card.usable_bytes * num_gpus
-    least = min(least_shards, shape.num_layers)
-    candidates = [encoder.shards] if encoder.shards is not None else range(least, shape.num_layers + 1)
-    fitting = (n for n in candidates if usable is None or peak_bytes(n) <= usable)
-    shards = next(fitting, None)
+    if encoder.shards is not None:
+        candidates = [encoder.shards]
+    else:
+        least = min(least_shards, shape.num_layers)
+        smaller = (n for n in range(least, shape.num_layers) if n == 1 or peak_bytes(n) < peak_bytes(n - 1))
+        candidates = [*smaller, shape.num_layers]
+    shards = next((n for n in candidates if usable is None or peak_bytes(n) <= usable), None)
     if shards is None:
         most = candidates[-1]
         raise InvalidInput(

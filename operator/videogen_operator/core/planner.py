@@ -8,6 +8,7 @@ from videogen_api import video as sizes
 from videogen_api.architecture import architecture_of
 from videogen_api.errors import InvalidInput
 from videogen_api.plan import (
+    EMBEDDING_WAIT_SECONDS,
     NUMERICS_VERSION,
     Plan,
     PlannedModel,
@@ -17,7 +18,7 @@ from videogen_api.plan import (
     PlannedVideo,
 )
 from videogen_api.resource import VideoGeneration
-from videogen_api.spec import ModelRef, RunnerPool, Sampling, Storage, Strategy, Video
+from videogen_api.spec import ModelRef, RunnerPool, Sampling, Schedule, Storage, Strategy, Video
 from videogen_operator.core import defaults as code_defaults
 from videogen_operator.core.defaults import Defaults, resolve_encoder, resolve_model, resolve_pools, resolve_storage
 from videogen_operator.core.placement import place_encoder, place_pool
@@ -78,6 +79,7 @@ def make_plan(resource: VideoGeneration, defaults: Defaults, *, least_shards: in
         encoder=place_encoder(encoder, architecture, texts, least_shards=least_shards),
         pools=planned_pools,
         retries=code_defaults.RETRIES if spec.retries is None else spec.retries,
+        embedding_wait_seconds=_embedding_wait_seconds(spec.schedule),
     )
     strategy, why = choose_strategy(spec.schedule, encoder, pools, plan)
     plan = plan.model_copy(update={"strategy": strategy, "why": why})
@@ -93,6 +95,11 @@ def _check_pools(pools: tuple[RunnerPool, ...], planned: tuple[PlannedPool, ...]
             f"spec.runners: {'; '.join(each.unfit for each in asked)}; "
             "lower spec.video.resolution or frames, or name a card with more memory"
         )
+
+
+def _embedding_wait_seconds(schedule: Schedule | None) -> float:
+    deadline = schedule.start_deadline_seconds if schedule is not None else None
+    return EMBEDDING_WAIT_SECONDS if deadline is None else float(deadline)
 
 
 def _resolve_model(model: ModelRef) -> PlannedModel:

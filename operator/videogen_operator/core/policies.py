@@ -46,6 +46,10 @@ class Ledger:
     late_starts: tuple[str, ...]
     retries: int
     start_deadline_seconds: int | None
+    shards: int = 1
+    """Of the encoder, in the plan that is in force."""
+    gave_way: int = 0
+    """The round in which runners left their cards to the encoder."""
 
     def next_attempt(self, stage: Stage, pool: str | None) -> int:
         """One that was never created keeps its number: the crash came between the ledger and the child."""
@@ -93,7 +97,7 @@ def _rule_running(seen: tuple[ObservedGroup, ...], current: ObservedGroup, ledge
     held = current.waiting or next((process.waiting for process in current.processes if process.waiting), None)
     why = f": {held.message}" if held is not None else ""
     message = f"attempt {current.attempt} of {current.stage} did not start in time{why}"
-    charged = _charged(seen, current, {*ledger.late_starts, current.label})
+    charged = _charged(seen, current, ledger, {*ledger.late_starts, current.label})
     if charged > ledger.retries:
         return Ruling(Verdict.STOP, LATE_START, f"{message} (after {charged} attempts)")
     return Ruling(Verdict.GIVE_UP, LATE_START, message)
@@ -103,8 +107,12 @@ def _rule_failed(seen: tuple[ObservedGroup, ...], current: ObservedGroup, ledger
     reason, message = _why_failed(current)
     if reason in FINAL_REASONS:
         return Ruling(Verdict.STOP, reason, message)
-    charged = _charged(seen, current, set(ledger.late_starts))
+    if _is_outgrown(current, ledger.shards):
+        return Ruling(Verdict.START, reason, f"{message}; in {ledger.shards} shards now")
+    charged = _charged(seen, current, ledger, set(ledger.late_starts))
     if charged > ledger.retries:
+        if reason == Reason.OUT_OF_MEMORY and current.stage == Stage.ENCODE:
+            message = f"{message}; raise spec.encoder.shards or leave it out, or name cards with more memory"
         return Ruling(Verdict.STOP, reason, f"{message} (after {charged} attempts)")
     failures = sum(group.state == GroupState.FAILED or group.lost_its_report for group in seen)
     due = current.finished + retry_delay(reason, failures) if current.finished is not None else now
@@ -114,10 +122,23 @@ def _rule_failed(seen: tuple[ObservedGroup, ...], current: ObservedGroup, ledger
     return Ruling(verdict, reason, message)
 
 
-def _charged(seen: tuple[ObservedGroup, ...], current: ObservedGroup, late_starts: set[str]) -> int:
+def _charged(seen: tuple[ObservedGroup, ...], current: ObservedGroup, ledger: Ledger, late_starts: set[str]) -> int:
     """What all attempts up to now have cost; those that were given up are gone, so the ledger remembers them."""
     labels = {replace(current, attempt=attempt).label for attempt in range(1, current.attempt + 1)}
-    return sum(charge(group) for group in seen) + len(labels & late_starts)
+    cost = sum(charge(group) for group in seen if not _is_outgrown(group, ledger.shards))
+    return cost + len(labels & late_starts)
+
+
+def _is_outgrown(group: ObservedGroup, shards: int) -> bool:
+    """Whether an encoder group ran out of memory in fewer shards than the plan has now: that cannot happen again."""
+    return has_run_out_of_memory(group) and group.size < shards
+
+
+def has_run_out_of_memory(group: ObservedGroup) -> bool:
+    """Whether an encoder group ended because a shard did not fit its card, or its host."""
+    if group.stage != Stage.ENCODE or group.state != GroupState.FAILED:
+        return False
+    return any(process.reason == Reason.OUT_OF_MEMORY for process in group.failed_processes)
 
 
 def retry_delay(reason: Reason, failures: int) -> timedelta:
@@ -145,13 +166,27 @@ def charge(group: ObservedGroup) -> int:
         return 0
     if not group.failed_processes:
         return 1
-    charged = [process.index for process in group.failed_processes if process.reason not in FREE_REASONS]
+    charged = [process.index for process in _culprits(group) if process.reason not in FREE_REASONS]
     return max((charged.count(index) for index in charged), default=0)
 
 
 def worst_process(group: ObservedGroup) -> ObservedProcess:
     """The failed process whose reason decides: a final one before one that counts before one that is free."""
-    return min(group.failed_processes, key=lambda process: (_severity(process.reason), process.index))
+    return min(_culprits(group), key=lambda process: (_severity(process.reason), process.index))
+
+
+def _culprits(group: ObservedGroup) -> tuple[ObservedProcess, ...]:
+    """The processes that failed on their own account.
+
+    A shard that lost another one, or that was stopped because another one had ended, tells nothing of the cause; where
+    nobody knows it, they stand for it.
+    """
+    own = tuple(
+        process
+        for process in group.failed_processes
+        if process.disrupted or process.reason not in (*FREE_REASONS, Reason.PEER_LOST)
+    )
+    return own or group.failed_processes
 
 
 def _severity(reason: Reason | None) -> int:

@@ -14,7 +14,7 @@ from videogen_api.status import FINISHED_PHASES, Attempts, Findings, Phase, Vide
 from videogen_operator.core.asked import asked_digest, template_digest
 from videogen_operator.core.deadlines import TOO_LONG, children_expire, runs_too_long
 from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup, Scaling
-from videogen_operator.core.policies import Ledger
+from videogen_operator.core.policies import Ledger, has_run_out_of_memory
 from videogen_operator.core.stages import Step, next_step
 from videogen_operator.core.summary import summarize
 
@@ -84,18 +84,26 @@ def reconcile(
         update={
             "attempts": _count(ledger.attempts, step.due),
             "late_starts": (*ledger.late_starts, *(g.label for g in step.late if g.label not in ledger.late_starts)),
+            "gave_way": ledger.attempts.preflight if step.aside else ledger.gave_way,
         }
     )
     at_work = tuple(group for group in current.groups if group.state == GroupState.RUNNING)
     # Their Jobs still stand: with its node, an old attempt would come back beside the new one.
     lost = tuple(group for group in current.groups if group.lost)
-    ended = at_work if step.phase in FINISHED_PHASES else step.late
+    ended = at_work if step.phase in FINISHED_PHASES else (*step.late, *step.aside)
     status = summarize(resource, plan, current, ledger, step, now)
     due = tuple(_templated(resource, group) for group in step.due)
     deadlines = (step.wake_at, runs_too_long(spec, ledger), children_expire(spec, status))
     if step.phase in FINISHED_PHASES:
         scaled = ()
     return Decision(due, (*stale, *outdated, *lost, *ended), status, scaled, wake_at=_earliest(*deadlines))
+
+
+def least_shards(resource: VideoGeneration, observed: Observed) -> int:
+    """Shards that the encoder needs at least, as far as the run has learnt: to be known before it is planned anew."""
+    if is_new(resource):
+        return 1
+    return _least_shards(resource.status, observed.of_run(resource.status.run_id or ""))
 
 
 def is_new(resource: VideoGeneration) -> bool:
@@ -148,6 +156,8 @@ def _step(
         late_starts=status.late_starts,
         retries=plan.retries,
         start_deadline_seconds=schedule.start_deadline_seconds if schedule is not None else None,
+        shards=plan.encoder.shards,
+        gave_way=status.gave_way,
     )
     return next_step(plan, observed, ledger, status.found, now, encoder_may_start=encoder_may_start)
 
@@ -174,7 +184,13 @@ def _remember(ledger: VideoGenerationStatus, seen: Observed) -> VideoGenerationS
     created = ledger.created
     for group in seen.groups:
         created = created.at_least(group.stage, group.pool, group.attempt)
-    return ledger.model_copy(update={"created": created, "found": _findings(ledger, seen)})
+    learnt = {"created": created, "found": _findings(ledger, seen), "least_shards": _least_shards(ledger, seen)}
+    return ledger.model_copy(update=learnt)
+
+
+def _least_shards(ledger: VideoGenerationStatus, seen: Observed) -> int:
+    tried = (group.size for group in seen.attempts(Stage.ENCODE) if has_run_out_of_memory(group))
+    return max((ledger.least_shards, *(shards + 1 for shards in tried)))
 
 
 def _findings(ledger: VideoGenerationStatus, seen: Observed) -> Findings | None:

@@ -56,7 +56,8 @@ def summarize(
     )
     finished = step.phase in FINISHED_PHASES
     message = step.message
-    if step.phase == Phase.GENERATING:
+    overlaps = step.phase == Phase.ENCODING and _running(observed, Stage.GENERATE)
+    if step.phase == Phase.GENERATING or overlaps:
         message = f"{step.message}: {clips.running} at work, {clips.succeeded} of {clips.total} done"
     if step.note:
         message = f"{message}; {step.note}"

@@ -31,6 +31,8 @@ def _ledger(status: VideoGenerationStatus) -> tuple[object, ...]:
         status.plan_revision,
         status.attempts,
         status.late_starts,
+        status.least_shards,
+        status.gave_way,
         status.start_time,
         status.completion_time,
     )
