@@ -6,7 +6,7 @@ each: the field's path, the value found, and what is allowed.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
@@ -48,6 +48,10 @@ class VideoGeneration(Model):
     metadata: Metadata
     spec: VideoGenerationSpec
     status: VideoGenerationStatus = VideoGenerationStatus()
+
+
+class StatusUnreadable(Exception):
+    """The status of an object is not what this version writes, unknown fields apart: what it remembers is not known."""
 
 
 class ManifestInvalid(InvalidInput):
@@ -97,7 +101,7 @@ def parse_manifests(text: str, source: str) -> tuple[VideoGeneration, ...]:
 
 
 def parse_resource(document: object) -> VideoGeneration:
-    """One resource from plain values, as YAML or the API server gives them. Raises ManifestInvalid."""
+    """One resource from plain values, as YAML gives them. Raises ManifestInvalid."""
     if not isinstance(document, Mapping):
         raise ManifestInvalid((f"want a VideoGeneration, found {show(document)}",))
     for key, want in (("apiVersion", naming.API_VERSION), ("kind", naming.KIND)):
@@ -111,3 +115,26 @@ def parse_resource(document: object) -> VideoGeneration:
         raise ManifestInvalid(tuple(describe_problems(error, VideoGeneration))) from error
     except Unreadable as error:
         raise ManifestInvalid((str(error),)) from error
+
+
+def parse_live_resource(document: Mapping[str, Any]) -> VideoGeneration:
+    """One resource as the API server holds it, its status perhaps written by another version of the operator.
+
+    Raises ManifestInvalid, and StatusUnreadable as `parse_status` does.
+    """
+    asked = parse_resource({key: value for key, value in document.items() if key != "status"})
+    return asked.model_copy(update={"status": parse_status(document)})
+
+
+def parse_status(document: Mapping[str, Any]) -> VideoGenerationStatus:
+    """The status of an object; fields that this version does not know are passed over, as a newer one may have them.
+
+    Raises StatusUnreadable where a field that it does know has a value that cannot be.
+    """
+    try:
+        return VideoGenerationStatus.model_validate_json(to_json(document.get("status") or {}), extra="ignore")
+    except (ValidationError, Unreadable) as error:
+        raise StatusUnreadable(
+            f"its status cannot be read ({str(error).splitlines()[0]}); run the version of the operator that wrote it, "
+            "or delete the resource and apply it again"
+        ) from error

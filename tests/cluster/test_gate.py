@@ -128,6 +128,24 @@ def test_a_resource_that_nobody_can_look_at_does_not_keep_the_others_from_starti
     assert gate.look(FOX, NVIDIA, Observed()) is True
 
 
+def test_a_group_that_the_cluster_refused_holds_nobody_back() -> None:
+    gate = build_gate(FOX, OWL)
+    assert gate.take(FOX, NVIDIA) is True
+
+    gate.refused(FOX, Observed())
+
+    assert gate.take(OWL, NVIDIA) is True
+
+
+def test_a_half_started_group_keeps_the_gate_whatever_else_the_cluster_refuses() -> None:
+    gate = build_gate(FOX, OWL)
+    assert gate.look(FOX, NVIDIA, HALF_STARTED) is True
+
+    gate.refused(FOX, HALF_STARTED)
+
+    assert gate.take(OWL, NVIDIA) is False
+
+
 def test_an_encoder_without_cards_to_wait_for_may_start_at_any_time_and_holds_nobody_back() -> None:
     gate = EncoderGate()
     gate.begin((FOX, OWL))

@@ -67,9 +67,15 @@ class EncoderGate:
             return self._holder.setdefault(cards, key) == key
 
     def pass_over(self, key: Key) -> None:
-        """The cluster does not let anybody look at the resource for now; the others need not wait for that."""
+        """A look at the resource has ended, perhaps before it came to the gate; nobody need wait for the next one."""
         with self._lock:
             self._unseen.discard(key)
+
+    def refused(self, key: Key, observed: Observed) -> None:
+        """The cluster refused something of the resource: a group that was not made holds no gate."""
+        with self._lock:
+            if not any(_is_starting(group) for group in observed.groups):
+                self._release(key, but=None)
 
     def forget(self, key: Key) -> None:
         """The resource is finished or gone."""

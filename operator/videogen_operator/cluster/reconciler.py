@@ -1,16 +1,20 @@
 """What a worker does with a key: from the cache to a decision, and the decision carried out."""
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from pydantic import ValidationError
-
 from videogen_api.errors import VideogenError
 from videogen_api.naming import Stage
-from videogen_api.resource import ManifestInvalid, Metadata, VideoGeneration, parse_resource
+from videogen_api.resource import (
+    ManifestInvalid,
+    Metadata,
+    StatusUnreadable,
+    VideoGeneration,
+    parse_live_resource,
+    parse_status,
+)
 from videogen_api.status import FINISHED_PHASES, VideoGenerationStatus
 from videogen_operator.cluster.api_errors import ApiError, Forbidden, Invalid
 from videogen_operator.cluster.backend import ClusterBackend
@@ -72,6 +76,16 @@ class Reconciler:
         Raises ApiError where the API server did not carry something out, and Blocked where it will not for now; the
         same pass is then due again after a while.
         """
+        try:
+            return self._reconcile(key)
+        except StatusUnreadable as error:
+            # What it has at work is left alone: whoever wrote the status knows what it is.
+            raise Blocked(str(error)) from error
+        finally:
+            # Whatever became of this pass: the other encoders must not wait for one that goes well.
+            self._gate.pass_over(key)
+
+    def _reconcile(self, key: Key) -> float | None:
         found = self._cache.get(key)
         if found is None or found["metadata"].get("deletionTimestamp") is not None:
             # Kubernetes collects the children through their owner references.
@@ -79,9 +93,9 @@ class Reconciler:
             return None
         now = self._clock()
         try:
-            resource = parse_resource(found)
+            resource = parse_live_resource(found)
         except ManifestInvalid as error:
-            self._refuse(_metadata_of(found), _status_of(found), error, now)
+            self._refuse(_metadata_of(found), parse_status(found), error, now)
             return None
         try:
             outcome = self._pass(key, resource, now)
@@ -89,7 +103,7 @@ class Reconciler:
             self._refuse(resource.metadata, resource.status, error, now)
             return None
         except (Forbidden, Invalid, NameTaken) as error:
-            self._gate.pass_over(key)
+            self._gate.refused(key, self._backend.observe(resource))
             self._block(key, resource, error, now)
             raise Blocked(str(error)) from error
         if outcome.written:
@@ -178,7 +192,7 @@ class Reconciler:
         found = self._cache.get(key)
         if found is None:
             return
-        metadata, before = _metadata_of(found), _status_of(found)
+        metadata, before = _metadata_of(found), parse_status(found)
         read_again = resource.model_copy(update={"metadata": metadata, "status": before})
         status = block(read_again, _reason_of(error), str(error), now)
         if not differs(before, status):
@@ -199,15 +213,6 @@ class Reconciler:
 
 def _metadata_of(found: Object) -> Metadata:
     return Metadata.model_validate(found["metadata"])
-
-
-def _status_of(found: Object) -> VideoGenerationStatus:
-    """The status that an object has, or a fresh one where another version of the operator wrote it."""
-    try:
-        return VideoGenerationStatus.model_validate_json(json.dumps(found.get("status", {})))
-    except ValidationError as error:
-        log.warning("%s: its status cannot be read: %s", found["metadata"]["name"], error)
-        return VideoGenerationStatus()
 
 
 _REASON_OF_WORDS = {
