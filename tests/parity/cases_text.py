@@ -4,14 +4,16 @@ Shape suffixes as in t5.py and stdit3.py.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from cases_denoiser import load_stdit3
 from harness import Case, Check, Measurement, count_wrong_rows, count_wrong_values
 from torch import Tensor
 
-from videogen_runner.models.opensora.t5 import END_ID, TextEncoder, encode_ids, load_t5
+from videogen_runner.models.opensora.t5 import EMBEDDING, END_ID, TextEncoder, encode_ids
+from videogen_runner.models.opensora.t5_shard import EncoderShard, load_shard
 from videogen_runner.models.opensora.text import clean_caption, clean_once
 
 T5_BOUND = 1e-5
@@ -29,11 +31,21 @@ def toy_tokenizer(vocab_size: int) -> Callable[[str], list[int]]:
     return tokenize
 
 
+def load_whole_shard(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EncoderShard:
+    """All blocks of the encoder, in fp32."""
+    blocks = range(config["num_layers"])
+    return load_shard(config, blocks, torch.float32, lambda name, dtype: tensors[name].to(dtype), rows_of(tensors))
+
+
+def rows_of(tensors: Mapping[str, Tensor]) -> Callable[[Sequence[int]], Tensor]:
+    return lambda ids: tensors[EMBEDDING][list(ids)]
+
+
 def load_text_encoder(case: Case) -> TextEncoder:
     """The encoder with the recorded weights. T5 runs in fp32, whatever the case's dtype."""
     config = case.config
     key = "t5_params_file" if "t5_params_file" in config else "params_file"
-    model = load_t5(config["t5_config"], case.params(key).items())
+    model = load_whole_shard(config["t5_config"], case.params(key))
     tokenize = toy_tokenizer(config["t5_config"]["vocab_size"])
     return TextEncoder(model, tokenize, config["ctor"]["model_max_length"])
 
@@ -59,7 +71,7 @@ def check_caption_cleaning(case: Case) -> list[Measurement]:
 def check_t5_encoder(case: Case) -> list[Measurement]:
     """Each row alone and without its padding, against the padded batch."""
     inputs, expected_BLC = case.inputs(), case.outputs()["last_hidden_state"]
-    model = load_t5(case.config["t5_config"], case.params("params_file").items())
+    model = load_whole_shard(case.config["t5_config"], case.params("params_file"))
     kept_BL = inputs["attention_mask"] != 0
     y_NC = torch.cat(
         [encode_ids(model, ids_L[kept_L].tolist()) for ids_L, kept_L in zip(inputs["input_ids"], kept_BL, strict=True)]

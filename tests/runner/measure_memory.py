@@ -27,14 +27,16 @@ from videogen_api.video import latent_size
 from videogen_runner.models.opensora.draws import SeededDraws
 from videogen_runner.models.opensora.generation import ClipGenerator, ClipRequest, ClipState
 from videogen_runner.models.opensora.stdit3 import STDiT3, STDiT3Config
-from videogen_runner.models.opensora.t5 import encode_ids, t5_config
+from videogen_runner.models.opensora.t5 import EMBEDDING, encode_ids, t5_config, t5_shapes
+from videogen_runner.models.opensora.t5_shard import EncoderShard, load_shard
 from videogen_runner.models.opensora.vae import VaeConfig, VideoAutoencoder
 from videogen_runner.roles import clip_output
 
 TEXT_TOKENS = 60
 TINY = architecture_of("open-sora-v1.2-tiny")
 
-Stage = tuple[nn.Module, Callable[[nn.Module], object]]
+Network = nn.Module | EncoderShard
+Stage = tuple[Network, Callable[[Network], object]]
 
 
 def denoise(height: int, width: int, frames: int, batch: int) -> Stage:
@@ -109,9 +111,15 @@ def finish(height: int, width: int, frames: int, loops: int) -> Stage:
 
 
 def encode(shape: TextEncoderShape, tokens: int) -> Stage:
-    from transformers import T5Config, T5EncoderModel
+    tensors = {name: torch.randn(size) for name, size in t5_shapes(shape).items()}
+    embedding = tensors.pop(EMBEDDING)
 
-    return T5EncoderModel(T5Config(**t5_config(shape))).eval(), lambda model: encode_ids(model, [2] * tokens)
+    def read(name: str, dtype: torch.dtype) -> torch.Tensor:
+        return tensors.pop(name).to(dtype)
+
+    blocks = range(shape.num_layers)
+    shard = load_shard(t5_config(shape), blocks, torch.float32, read, lambda ids: embedding[list(ids)])
+    return shard, lambda model: encode_ids(model, [2] * tokens)
 
 
 def build(arguments: list[str], *, smallest: bool) -> Stage:

@@ -76,6 +76,6 @@ def check_tensors(
         else:
             continue
         problems.append(
-            WeightsInvalid(f"{tensor.path}: tensor {name} {what}; the file is of another {files.component}")
+            WeightsInvalid(f"{tensor.file}: tensor {name} {what}; the file is of another {files.component}")
         )
     return problems

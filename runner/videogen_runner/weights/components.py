@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from videogen_api.errors import WeightsInvalid, WeightsMissing
-from videogen_runner.weights.tensor_files import StoredTensor, open_tensor_file, read_safetensors
+from videogen_runner.weights.tensor_files import StoredTensor, TensorFile, open_tensor_file, read_safetensors
 
 CONFIG_FILE = "config.json"
 SAFETENSORS_FILE = "model.safetensors"
@@ -32,25 +32,31 @@ class Component(StrEnum):
 class ComponentFiles:
     """The files of one component: `tensor_files` hold its tensors, `texts` the rest of what it is.
 
-    `shard_of` is the index's: the file that should hold a tensor; empty where one file holds all.
+    Tensors may be in a store; texts, and digests.json where there is one, are always in `folder`. `shard_of` is the
+    index's: the file that should hold a tensor; empty where one file holds all.
     """
 
     component: Component
     folder: Path
-    tensor_files: tuple[Path, ...]
+    tensor_files: tuple[TensorFile, ...]
     texts: tuple[Path, ...]
-    shard_of: Mapping[str, Path]
+    shard_of: Mapping[str, TensorFile]
 
     @property
     def is_pickled(self) -> bool:
         """Whether torch saved them (.bin, .pt ...): nothing can be said of such files without torch."""
-        return self.tensor_files[0].suffix in _PICKLES
+        return is_pickle(self.tensor_files[0])
 
     @property
     def config(self) -> dict[str, Any]:
         """config.json; empty where there is none."""
         path = self.folder / CONFIG_FILE
         return read_json_object(path) if path in self.texts else {}
+
+
+def is_pickle(file: TensorFile) -> bool:
+    """Whether torch saved it, by its name."""
+    return file.suffix in _PICKLES
 
 
 def check_directory(root: Path) -> None:
@@ -129,17 +135,21 @@ def list_tensors(files: ComponentFiles) -> dict[str, StoredTensor]:
 
     Raises WeightsMissing or WeightsInvalid naming file and tensor.
     """
-    if files.is_pickled:
-        from videogen_runner.weights.pickles import read_pickle as read
-    else:
-        read = read_safetensors
     tensors: dict[str, StoredTensor] = {}
-    for path in files.tensor_files:
-        for tensor in read(path):
+    for file in files.tensor_files:
+        for tensor in _read(file):
             if tensor.name in tensors:
-                raise WeightsInvalid(f"tensor {tensor.name} is in {tensors[tensor.name].path} and in {path}; keep one")
+                raise WeightsInvalid(f"tensor {tensor.name} is in {tensors[tensor.name].file} and in {file}; keep one")
             tensors[tensor.name] = tensor
-    for name, path in files.shard_of.items():
-        if name not in tensors or tensors[name].path != path:
-            raise WeightsMissing(f"tensor {name} is not in {path}, where the index puts it; copy the file again")
+    for name, file in files.shard_of.items():
+        if name not in tensors or tensors[name].file != file:
+            raise WeightsMissing(f"tensor {name} is not in {file}, where the index puts it; copy the file again")
     return tensors
+
+
+def _read(file: TensorFile) -> list[StoredTensor]:
+    if isinstance(file, Path) and is_pickle(file):
+        from videogen_runner.weights.pickles import read_pickle
+
+        return read_pickle(file)
+    return read_safetensors(file)

@@ -17,7 +17,7 @@ from videogen_api.plan import digest
 from videogen_api.spec import Model
 from videogen_runner.store.base import sha256_of_file
 from videogen_runner.weights.components import ComponentFiles, list_tensors
-from videogen_runner.weights.tensor_files import StoredTensor
+from videogen_runner.weights.tensor_files import StoredTensor, size_of
 
 DIGESTS_FILE = "digests.json"
 
@@ -44,6 +44,15 @@ class ComponentDigests(Model):
     texts: dict[_FileName, _Sha256]
     """config.json and the tokenizer."""
     tensors: dict[str, TensorDigest]
+
+    def sha256_of(self, name: str) -> str:
+        """The recorded digest of a tensor. Raises WeightsInvalid where there is none."""
+        if name not in self.tensors:
+            raise WeightsInvalid(
+                f"{DIGESTS_FILE} records no tensor {name}: it is of other files; delete it and run "
+                "`videogen weights inspect`"
+            )
+        return self.tensors[name].sha256
 
     def to_json(self) -> str:
         """Indented, for people."""
@@ -144,7 +153,7 @@ def _fits(recorded: ComponentDigests, files: ComponentFiles) -> bool:
 
 
 def _sizes(files: ComponentFiles) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in files.tensor_files}
+    return {file.name: size_of(file) for file in files.tensor_files}
 
 
 def _outline(table: ComponentDigests) -> dict[str, tuple[str, tuple[int, ...]]]:

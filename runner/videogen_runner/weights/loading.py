@@ -2,7 +2,8 @@
 
 Each function takes the folder of one component (`Weights.folder`) and, where the caller knows which model the plan
 counts with, its `architecture`, which the folder's sizes must then equal. All raise WeightsMissing or WeightsInvalid
-naming file and tensor before anything is read.
+naming file and tensor before anything is read. A shard of the encoder also takes weights that are in a store, and reads
+its own tensors there; what it reads is compared with the digests that are recorded.
 """
 
 from dataclasses import dataclass
@@ -13,13 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from videogen_api.architecture import DEFAULT_MODEL, Architecture
+from videogen_api.sharding import block_ranges
 from videogen_runner.models.opensora.stdit3 import STDiT3
-from videogen_runner.models.opensora.t5 import TextEncoder, dtype_in_memory, load_t5
+from videogen_runner.models.opensora.t5 import EMBEDDING, TextEncoder
+from videogen_runner.models.opensora.t5_shard import EncoderShard, block_bytes, load_shard
 from videogen_runner.models.opensora.tokenizer import load_tokenizer
 from videogen_runner.models.opensora.vae import VideoAutoencoder
 from videogen_runner.models.registry import Blueprint, blueprint_of
 from videogen_runner.weights.checking import canonical_names, check_config, check_tensors
-from videogen_runner.weights.components import Component, find_files, list_tensors
+from videogen_runner.weights.components import Component, ComponentFiles, find_files, list_tensors
+from videogen_runner.weights.digests import read_recorded
+from videogen_runner.weights.embedding_rows import EmbeddingRows
+from videogen_runner.weights.location import Weights
 from videogen_runner.weights.pieces import pieces
 from videogen_runner.weights.tensor_files import StoredTensor
 
@@ -42,10 +48,47 @@ def load_encoder(
     folder: Path, *, device: torch.device | str, dtype: torch.dtype, architecture: Architecture | None = None
 ) -> TextEncoder:
     """The text encoder and its tokenizer. In fp16 the last projection of each block stays fp32."""
-    tokenizer = load_tokenizer(folder)
-    checked = _check(folder, Component.ENCODER, architecture)
-    tensors = ((name, _read(stored, device, dtype_in_memory(name, dtype))) for name, stored in checked.tensors.items())
-    return TextEncoder(load_t5(checked.config, tensors, dtype=dtype, device=device), tokenizer)
+    files = find_files(folder, Component.ENCODER)
+    return TextEncoder(_load_shard(files, architecture, 0, 1, device, dtype), load_tokenizer(folder))
+
+
+def load_encoder_shard(
+    weights: Weights,
+    architecture: Architecture,
+    shard: int,
+    shards: int,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> EncoderShard:
+    """Shard number `shard` (from 0) of the text encoder cut into `shards`, and nothing else of it.
+
+    Reads the headers of all files and its own tensors; the first shard reads rows of the embedding when it embeds.
+    In fp16 the last projection of each block stays fp32. Raises InvalidInput for more shards than blocks,
+    WeightsInvalid where a tensor is not the one whose digest is recorded, naming file, tensor and both digests, and
+    what the store raises. Rows of the embedding have no digest of their own and are not verified.
+    """
+    return _load_shard(weights.files(Component.ENCODER), architecture, shard, shards, device, dtype)
+
+
+def _load_shard(
+    files: ComponentFiles,
+    architecture: Architecture | None,
+    shard: int,
+    shards: int,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> EncoderShard:
+    checked = _check(files, architecture)
+    tensors, recorded = checked.tensors, read_recorded(files.folder)
+    sizes = block_bytes({name: stored.spec.nbytes for name, stored in tensors.items()}, checked.config["num_layers"])
+    blocks = block_ranges(sizes, shards)[shard]
+
+    def read(name: str, wanted: torch.dtype) -> Tensor:
+        stored = tensors[name]
+        return _read(stored, device, wanted, None if recorded is None else recorded.sha256_of(stored.name))
+
+    rows = EmbeddingRows(tensors[EMBEDDING]) if blocks.start == 0 else None
+    return load_shard(checked.config, blocks, dtype, read, rows)
 
 
 @dataclass(frozen=True)
@@ -56,9 +99,8 @@ class _Checked:
     """Exactly those of the module, by its names."""
 
 
-def _check(folder: Path, component: Component, architecture: Architecture | None) -> _Checked:
-    blueprint = blueprint_of(architecture.name if architecture else DEFAULT_MODEL, component)
-    files = find_files(folder, component)
+def _check(files: ComponentFiles, architecture: Architecture | None) -> _Checked:
+    blueprint = blueprint_of(architecture.name if architecture else DEFAULT_MODEL, files.component)
     expected = check_config(files, blueprint, architecture)
     tensors = canonical_names(list_tensors(files), blueprint)
     for problem in check_tensors(files, tensors, expected):
@@ -73,7 +115,7 @@ def _load(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> nn.Module:
-    checked = _check(folder, component, architecture)
+    checked = _check(find_files(folder, component), architecture)
     module = checked.blueprint.build(checked.config)
     for name, stored in checked.tensors.items():
         path, _, attribute = name.rpartition(".")
@@ -84,11 +126,11 @@ def _load(
     return module.eval()
 
 
-def _read(stored: StoredTensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+def _read(stored: StoredTensor, device: torch.device | str, dtype: torch.dtype, sha256: str | None = None) -> Tensor:
     """A tensor from its file, cast and placed piece by piece."""
     tensor = torch.empty(stored.spec.shape, dtype=dtype, device=device)
     values, first = tensor.view(-1), 0
-    for piece in pieces(stored):
+    for piece in pieces(stored, sha256):
         values[first : first + len(piece)].copy_(piece)
         first += len(piece)
     return tensor

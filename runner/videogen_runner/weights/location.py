@@ -1,7 +1,7 @@
 """Where weights are: a directory, a mounted volume, or an object store from which they are fetched once. Torch-free."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -11,13 +11,14 @@ from videogen_api.naming import Env
 from videogen_api.plan import WeightsDigests
 from videogen_runner.store import NotFound, Store, open_store
 from videogen_runner.store.files import file_errors
-from videogen_runner.weights.components import Component, check_directory, find_files
+from videogen_runner.weights.components import Component, ComponentFiles, check_directory, find_files, is_pickle
 from videogen_runner.weights.digests import DIGESTS_FILE, ComponentDigests, digests_of, measure
 from videogen_runner.weights.folders import appearing_folder
+from videogen_runner.weights.stored_files import StoredFile
 
 
 class Weights(Protocol):
-    """A model's weights, wherever they are. Both methods raise WeightsMissing or WeightsInvalid."""
+    """A model's weights, wherever they are. All methods raise WeightsMissing or WeightsInvalid."""
 
     def digests(self) -> WeightsDigests:
         """What they are. Every file is looked at; tensors are read through only where no digests.json vouches."""
@@ -25,6 +26,10 @@ class Weights(Protocol):
 
     def folder(self, component: Component) -> Path:
         """The local folder of one component, for `loading`; fetched first where it is far."""
+        ...
+
+    def files(self, component: Component) -> ComponentFiles:
+        """The files of one component for reading parts of it: tensors stay where they are."""
         ...
 
 
@@ -82,6 +87,9 @@ class LocalWeights:
         check_directory(self._root)
         return self._root / component
 
+    def files(self, component: Component) -> ComponentFiles:
+        return find_files(self.folder(component), component)
+
 
 class StoredWeights:
     """Weights under a prefix of an object store, with the digests.json that convert has written; cached by digest."""
@@ -105,17 +113,38 @@ class StoredWeights:
                 self._fetch(component, table, unfinished)
         return folder
 
+    def files(self, component: Component) -> ComponentFiles:
+        """Config and tokenizer are fetched, tensors are not, unless `folder` has fetched all, or they are pickles."""
+        table = self._table(component)
+        tensor_files = tuple(
+            StoredFile(self._store, f"{component}/{name}", size) for name, size in table.tensor_files.items()
+        )
+        if (self._cache / table.digest).is_dir() or any(map(is_pickle, tensor_files)):
+            return find_files(self.folder(component), component)
+        folder = self._cache / f"{table.digest}-texts"
+        if not folder.is_dir():
+            with appearing_folder(folder) as unfinished:
+                self._fetch_files(component, table.texts, table, unfinished)
+                self._write_table(table, unfinished)
+        return ComponentFiles(component, folder, tensor_files, tuple(folder / name for name in table.texts), {})
+
     def _fetch(self, component: Component, table: ComponentDigests, folder: Path) -> None:
-        for name in [*table.tensor_files, *table.texts]:
-            key = f"{component}/{name}"
-            with self._naming(key):
-                self._store.get_file(key, folder / name, table.texts.get(name))
+        self._fetch_files(component, [*table.tensor_files, *table.texts], table, folder)
         actual = measure(find_files(folder, component))
         if actual.digest != table.digest:
             raise WeightsInvalid(
                 f"{self._store.url(f'{component}/{DIGESTS_FILE}')} records digest {table.digest}, the files beside it "
                 f"have {actual.digest}; upload them again"
             )
+        self._write_table(table, folder)
+
+    def _fetch_files(self, component: Component, names: Iterable[str], table: ComponentDigests, folder: Path) -> None:
+        for name in names:
+            key = f"{component}/{name}"
+            with self._naming(key):
+                self._store.get_file(key, folder / name, table.texts.get(name))
+
+    def _write_table(self, table: ComponentDigests, folder: Path) -> None:
         with file_errors("write", str(folder)):
             (folder / DIGESTS_FILE).write_text(table.to_json())
 

@@ -24,9 +24,12 @@ DTYPES: Mapping[str, torch.dtype] = {
 DTYPE_NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def pieces(stored: StoredTensor) -> Iterator[Tensor]:
-    """Its values in the file's dtype, flat, in order; each piece valid until the next one is asked for."""
-    for chunk in stored.chunks():
+def pieces(stored: StoredTensor, sha256: str | None = None) -> Iterator[Tensor]:
+    """Its values in the file's dtype, flat, in order; each piece valid until the next one is asked for.
+
+    With `sha256` they are verified at the end, as by `StoredTensor.chunks`.
+    """
+    for chunk in stored.chunks(sha256):
         yield torch.frombuffer(chunk, dtype=DTYPES[stored.spec.dtype])
 
 

@@ -9,8 +9,9 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from io import BufferedReader
+from io import SEEK_END, BufferedReader, RawIOBase
 from pathlib import Path
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter
 
@@ -52,30 +53,62 @@ class TensorSpec:
         return self.num_values * ITEM_BYTES[self.dtype]
 
 
+class TensorFile(Protocol):
+    """A file that holds tensors: a Path, or an object of a store. As text it is what a message calls it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def suffix(self) -> str: ...
+
+    def open(self, mode: Literal["rb"], /) -> BufferedReader | RawIOBase:
+        """The file as bytes, from its start; one that is not buffered reads as much as it is asked for."""
+        ...
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor in a file, its values contiguous from byte `offset` on."""
 
     name: str
     spec: TensorSpec
-    path: Path
+    file: TensorFile
     offset: int
 
-    def chunks(self) -> Iterator[memoryview]:
+    def chunks(self, sha256: str | None = None) -> Iterator[memoryview]:
         """Its bytes, CHUNK_BYTES at a time, each piece valid until the next one is asked for.
 
-        Raises WeightsInvalid where the file ends before the tensor does.
+        Raises WeightsInvalid where the file ends before the tensor does and, after the last piece, where all of them
+        have another digest than `sha256` (hex).
         """
         left = self.spec.nbytes
         buffer = memoryview(bytearray(min(left, CHUNK_BYTES)))
-        with open_tensor_file(self.path) as file:
+        digest = hashlib.sha256()
+        with open_tensor_file(self.file) as file:
             file.seek(self.offset)
             while left:
                 piece = buffer[: min(left, CHUNK_BYTES)]
                 if file.readinto(piece) != len(piece):
-                    raise WeightsInvalid(f"{self.path} ends inside tensor {self.name}; copy it again")
+                    raise WeightsInvalid(f"{self.file} ends inside tensor {self.name}; copy it again")
                 left -= len(piece)
+                if sha256 is not None:
+                    digest.update(piece)
                 yield piece
+        if sha256 is not None and digest.hexdigest() != sha256:
+            raise WeightsInvalid(
+                f"{self.file}: tensor {self.name} has sha256 {digest.hexdigest()}, {sha256} is recorded: damaged or "
+                "replaced since; copy the weights again"
+            )
+
+    def read(self, start: int, length: int) -> bytearray:
+        """`length` of its bytes from byte `start` on. Raises WeightsInvalid where the file ends before."""
+        data = bytearray(length)
+        with open_tensor_file(self.file) as file:
+            file.seek(self.offset + start)
+            if file.readinto(data) != length:
+                raise WeightsInvalid(f"{self.file} ends inside tensor {self.name}; copy it again")
+        return data
 
     def sha256(self) -> str:
         """Hex digest of its bytes."""
@@ -85,14 +118,20 @@ class StoredTensor:
         return digest.hexdigest()
 
 
-def open_tensor_file(path: Path) -> BufferedReader:
+def open_tensor_file(file: TensorFile) -> BufferedReader | RawIOBase:
     """The file, opened for reading. Raises WeightsMissing or WeightsInvalid naming it."""
     try:
-        return path.open("rb")
+        return file.open("rb")
     except FileNotFoundError as error:
-        raise WeightsMissing(f"{path} is missing; copy it again") from error
+        raise WeightsMissing(f"{file} is missing; copy it again") from error
     except OSError as error:
-        raise WeightsInvalid(f"{path} cannot be read: {error.strerror}") from error
+        raise WeightsInvalid(f"{file} cannot be read: {error.strerror}") from error
+
+
+def size_of(file: TensorFile) -> int:
+    """Bytes of the file. Raises as `open_tensor_file`."""
+    with open_tensor_file(file) as opened:
+        return opened.seek(0, SEEK_END)
 
 
 class _HeaderEntry(BaseModel):
@@ -106,37 +145,37 @@ class _HeaderEntry(BaseModel):
 _HEADER = TypeAdapter(dict[str, _HeaderEntry])
 
 
-def read_safetensors(path: Path) -> list[StoredTensor]:
+def read_safetensors(file: TensorFile) -> list[StoredTensor]:
     """The tensors of a file, by its header alone, in the order of their bytes.
 
     Raises WeightsMissing where there is no file, WeightsInvalid where it is no safetensors file, or not a whole one.
     """
-    with open_tensor_file(path) as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    with open_tensor_file(file) as opened:
+        size = opened.seek(0, SEEK_END)
+        opened.seek(0)
+        length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
         start = _LENGTH_BYTES + length
         if size < _LENGTH_BYTES or length > _MAX_HEADER_BYTES:
-            raise WeightsInvalid(f"{path} is no safetensors file; copy it again")
+            raise WeightsInvalid(f"{file} is no safetensors file; copy it again")
         if size < start:
-            raise WeightsInvalid(f"{path} has {size} bytes, its header alone takes {start}: cut short; copy it again")
-        entries = _parse_header(file.read(length), path)
+            raise WeightsInvalid(f"{file} has {size} bytes, its header alone takes {start}: cut short; copy it again")
+        entries = _parse_header(opened.read(length), file)
     tensors, end = [], 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         begin, end_of_this = entry.data_offsets
-        spec = _spec(name, entry, path)
+        spec = _spec(name, entry, file)
         if begin != end or end_of_this - begin != spec.nbytes:
-            raise WeightsInvalid(f"{path}: the header gives tensor {name} the wrong bytes; copy the file again")
-        tensors.append(StoredTensor(name, spec, path, start + begin))
+            raise WeightsInvalid(f"{file}: the header gives tensor {name} the wrong bytes; copy the file again")
+        tensors.append(StoredTensor(name, spec, file, start + begin))
         end = end_of_this
     if size < start + end:
-        raise WeightsInvalid(f"{path} has {size} bytes, its header describes {start + end}: cut short; copy it again")
+        raise WeightsInvalid(f"{file} has {size} bytes, its header describes {start + end}: cut short; copy it again")
     if size > start + end:
-        raise WeightsInvalid(f"{path} has {size} bytes, its header describes only {start + end}; copy it again")
+        raise WeightsInvalid(f"{file} has {size} bytes, its header describes only {start + end}; copy it again")
     return tensors
 
 
-def _parse_header(text: bytes, path: Path) -> dict[str, _HeaderEntry]:
+def _parse_header(text: bytes, file: TensorFile) -> dict[str, _HeaderEntry]:
     try:
         header = json.loads(text)
         if isinstance(header, dict):
@@ -144,12 +183,12 @@ def _parse_header(text: bytes, path: Path) -> dict[str, _HeaderEntry]:
         # Through JSON again, because in strict mode only JSON's lists count as tuples.
         return _HEADER.validate_json(json.dumps(header))
     except (ValueError, RecursionError) as error:
-        raise WeightsInvalid(f"{path} is no safetensors file: its header cannot be read; copy it again") from error
+        raise WeightsInvalid(f"{file} is no safetensors file: its header cannot be read; copy it again") from error
 
 
-def _spec(name: str, entry: _HeaderEntry, path: Path) -> TensorSpec:
+def _spec(name: str, entry: _HeaderEntry, file: TensorFile) -> TensorSpec:
     if entry.dtype not in ITEM_BYTES:
-        raise WeightsInvalid(f"{path}: tensor {name} has dtype {entry.dtype}; only {', '.join(ITEM_BYTES)} are read")
+        raise WeightsInvalid(f"{file}: tensor {name} has dtype {entry.dtype}; only {', '.join(ITEM_BYTES)} are read")
     return TensorSpec(entry.dtype, entry.shape)
 
 

@@ -7,18 +7,21 @@ within rounding, for a fraction of the work.
 Shape suffixes: L tokens, C caption channels, B = 1.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from videogen_api.architecture import MAX_TOKENS, TextEncoderShape
-from videogen_api.errors import WeightsInvalid, WeightsMissing
+
+if TYPE_CHECKING:
+    from videogen_runner.models.opensora.t5_shard import EncoderShard
 
 # The file and the module name the same tensor differently.
 EMBEDDING, EMBEDDING_ALIAS = "shared.weight", "encoder.embed_tokens.weight"
+BIAS_TABLE = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 _FP32_IN_FP16 = ".DenseReluDense.wo.weight"
 
 PAD_ID, END_ID = 0, 1
@@ -41,32 +44,35 @@ class TextEmbedding:
 
 
 class TextEncoder:
-    """Tokenizes and encodes prompts that are cleaned already, one at a time."""
+    """Tokenizes and encodes prompts that are cleaned already, one at a time; `shard` holds all blocks."""
 
-    def __init__(self, model: nn.Module, tokenize: Callable[[str], list[int]], max_tokens: int = MAX_TOKENS) -> None:
+    def __init__(
+        self, shard: "EncoderShard", tokenize: Callable[[str], list[int]], max_tokens: int = MAX_TOKENS
+    ) -> None:
         """`tokenize` gives all ids of a text, the end mark last, without padding."""
-        self.model = model.eval()
+        self.shard = shard
         self.tokenize = tokenize
         self.max_tokens = max_tokens
 
     def kept_ids(self, text: str) -> tuple[list[int], int]:
-        """Token ids of a text, and how many were dropped: the first ones and the end mark are kept."""
-        ids = self.tokenize(text)
-        kept = ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
-        return kept, len(ids) - len(kept)
+        """As the function of this name, for a text."""
+        return kept_ids(self.tokenize(text), self.max_tokens)
 
     def encode(self, text: str) -> TextEmbedding:
         """Encode one prompt; the result says if and how it was cut."""
         kept, num_dropped = self.kept_ids(text)
-        return TextEmbedding(encode_ids(self.model, kept), num_dropped)
+        return TextEmbedding(encode_ids(self.shard, kept), num_dropped)
 
 
-@torch.no_grad()
-def encode_ids(model: nn.Module, ids: list[int]) -> Tensor:
-    """Token ids -> y_LC, fp32 on the host."""
-    ids_BL = torch.tensor([ids], device=next(model.parameters()).device)
-    y_LC: Tensor = model(input_ids=ids_BL).last_hidden_state[0]
-    return y_LC.float().cpu()
+def kept_ids(ids: list[int], max_tokens: int = MAX_TOKENS) -> tuple[list[int], int]:
+    """The ids that are encoded, and how many were dropped: the first ones and the end mark are kept."""
+    kept = ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]
+    return kept, len(ids) - len(kept)
+
+
+def encode_ids(shard: "EncoderShard", ids: list[int]) -> Tensor:
+    """Token ids -> y_LC, fp32 on the host, by a shard that holds all blocks."""
+    return shard.finish(shard.run_blocks(shard.embed(ids)))
 
 
 def t5_config(shape: TextEncoderShape) -> dict[str, Any]:
@@ -98,7 +104,7 @@ def t5_shapes(shape: TextEncoderShape) -> dict[str, tuple[int, ...]]:
     inner = shape.num_heads * shape.d_kv
     shapes: dict[str, tuple[int, ...]] = {
         EMBEDDING: (shape.vocab_size, shape.d_model),
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (shape.num_buckets, shape.num_heads),
+        BIAS_TABLE: (shape.num_buckets, shape.num_heads),
         "encoder.final_layer_norm.weight": (shape.d_model,),
     }
     for index in range(shape.num_layers):
@@ -109,42 +115,6 @@ def t5_shapes(shape: TextEncoderShape) -> dict[str, tuple[int, ...]]:
         shapes[f"{attention}.SelfAttention.o.weight"] = (shape.d_model, inner)
         shapes[f"{mlp}.DenseReluDense.wo.weight"] = (shape.d_model, shape.d_ff)
     return shapes
-
-
-def load_t5(
-    config: Mapping[str, Any],
-    tensors: Iterable[tuple[str, Tensor]],
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> nn.Module:
-    """Build the encoder and fill it from a stream of named tensors, each cast and placed as it comes.
-
-    In fp16 the last projection of every block stays in fp32: its products overflow. Decoder tensors are passed over.
-
-    Raises WeightsMissing for a tensor that never comes, WeightsInvalid for one of another shape or of no known name.
-    """
-    model = build_on_meta(config)
-    parameters = dict(model.named_parameters())
-    missing = set(parameters)
-    for name, tensor in tensors:
-        key = EMBEDDING if name == EMBEDDING_ALIAS else name
-        if name.startswith(("decoder.", "lm_head.")):
-            continue
-        if key not in parameters:
-            raise WeightsInvalid(f"tensor {name} of the text encoder is unknown; the weights are of another model")
-        if tensor.shape != parameters[key].shape:
-            raise WeightsInvalid(
-                f"tensor {name} of the text encoder has shape {list(tensor.shape)}; its config.json asks for "
-                f"{list(parameters[key].shape)}"
-            )
-        _set_parameter(model, key, tensor.to(device, dtype_in_memory(key, dtype)))
-        missing.discard(key)
-    if missing:
-        raise WeightsMissing(
-            f"{len(missing)} tensors of the text encoder are missing, {min(missing)} among them; copy them again"
-        )
-    return model.eval()
 
 
 def dtype_in_memory(name: str, dtype: torch.dtype) -> torch.dtype:
@@ -159,10 +129,3 @@ def build_on_meta(config: Mapping[str, Any]) -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = T5EncoderModel(T5Config(**config))
     return model
-
-
-def _set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
-    parameter = nn.Parameter(tensor, requires_grad=False)
-    for path in (EMBEDDING, EMBEDDING_ALIAS) if name == EMBEDDING else (name,):
-        module_path, _, attribute = path.rpartition(".")
-        setattr(model.get_submodule(module_path), attribute, parameter)
