@@ -123,6 +123,11 @@ class EncodeReport(Model):
     load_seconds: float
     truncated: tuple[str, ...] = ()
     """Warnings about texts over the token limit, the first few."""
+    relative_error: float | None = None
+    """Of the first text's hidden states after this process's blocks, against the same blocks in fp32 with the same
+    input, as a part of the exact states' norm; None where it was not measured: in fp32, on a CPU, without a text."""
+    exact_runs: int = 0
+    """How often a block ran again in fp32, because its fp16 values were not finite."""
 
 
 class GenerateReport(Model):
