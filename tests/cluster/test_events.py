@@ -16,9 +16,9 @@ from videogen_operator.cluster import events
 from videogen_operator.cluster.api_errors import ApiError, Forbidden, NotFound, TooManyRequests, Unavailable
 from videogen_operator.cluster.events import EventRecorder, render_event
 from videogen_operator.cluster.resources import EVENTS, Object, Resource
+from videogen_operator.core.conditions import TEXT_TRUNCATED
 from videogen_operator.core.events import EventNote, EventType, events_of
 from videogen_operator.core.observed import WaitingReason
-from videogen_operator.core.summary import TEXT_TRUNCATED
 
 PATIENCE_SECONDS = 10.0
 FOX = Metadata(name="fox", namespace="team-a", uid="u1")

@@ -1,6 +1,7 @@
 """The life of a run, one pass at a time: what is started, what is said, and when it ends."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -29,7 +30,15 @@ from videogen_api.spec import Strategy
 from videogen_api.status import Attempts, ClipCounts, ConditionType, Findings, Phase
 from videogen_operator.core.asked import template_digest
 from videogen_operator.core.deadlines import starts_late
-from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup, Scaling, WaitingReason
+from videogen_operator.core.observed import (
+    Group,
+    GroupState,
+    Observed,
+    ObservedGroup,
+    Scaling,
+    Waiting,
+    WaitingReason,
+)
 from videogen_operator.core.reconcile import Decision, least_shards, reconcile, settle
 
 PLAN = build_plan()
@@ -630,7 +639,7 @@ def test_a_condition_keeps_its_transition_time_while_it_stays_as_it_is() -> None
     denied = build_group(PLAN, Stage.ENCODE, 1, build_report(Stage.ENCODE, ExitCode.STORE_DENIED, "denied"))
     failed = reconcile(resource, PLAN, Observed((PREFLIGHT, denied)), after(90)).status
     changed = {each.type for each in failed.conditions if each.last_transition_time == after(90)}
-    assert changed == {ConditionType.RECONCILING, ConditionType.STALLED}
+    assert changed == {ConditionType.RECONCILING, ConditionType.STALLED, ConditionType.STORE_READY}
 
 
 SHARDS = PLAN.model_copy(
@@ -827,3 +836,38 @@ def test_an_encoder_whose_shards_are_asked_for_ends_the_run_when_it_does_not_fit
 
 def test_a_new_run_has_learnt_nothing() -> None:
     assert least_shards(build_resource(), Observed((ENCODE,))) == 1
+
+
+def embeddings_ready(decision: Decision) -> str:
+    conditions = {condition.type: condition.status for condition in decision.status.conditions}
+    return str(conditions[ConditionType.EMBEDDINGS_READY])
+
+
+def test_the_embeddings_stay_ready_while_the_runners_wait_in_a_queue() -> None:
+    queued = Waiting(WaitingReason.QUEUED, "not admitted", NOW)
+    generate = replace(build_group(PLAN, Stage.GENERATE, 1, None, None, pool="local"), waiting=queued)
+    decision = decide(PREFLIGHT, ENCODE, generate)
+    assert (decision.status.phase, embeddings_ready(decision)) == (Phase.PENDING, "True")
+
+
+def test_the_embeddings_stay_ready_when_the_runners_fail() -> None:
+    denied = build_report(Stage.GENERATE, ExitCode.STORE_DENIED, "no write access")
+    decision = decide(PREFLIGHT, ENCODE, build_group(PLAN, Stage.GENERATE, 1, denied, denied, pool="local"))
+    assert (decision.status.phase, embeddings_ready(decision)) == (Phase.FAILED, "True")
+
+
+def test_a_store_that_refuses_is_not_ready() -> None:
+    denied = build_report(Stage.PREFLIGHT, ExitCode.STORE_DENIED, "bucket videos: no read access")
+    decision = decide(build_group(PLAN, Stage.PREFLIGHT, 1, denied))
+    conditions = {condition.type: condition for condition in decision.status.conditions}
+    store = conditions[ConditionType.STORE_READY]
+    assert (store.status, store.reason, store.message) == ("False", "StoreDenied", "bucket videos: no read access")
+
+
+def test_a_pause_says_nothing_new_about_store_and_embeddings() -> None:
+    before = decide(PREFLIGHT, ENCODE).status
+    resource = build_resource(suspend=True).model_copy(update={"status": before})
+    after = reconcile(resource, PLAN, Observed((PREFLIGHT, ENCODE)), NOW + timedelta(minutes=1)).status
+    said = {ConditionType.STORE_READY, ConditionType.EMBEDDINGS_READY}
+    assert after.phase == Phase.SUSPENDED
+    assert [c for c in after.conditions if c.type in said] == [c for c in before.conditions if c.type in said]

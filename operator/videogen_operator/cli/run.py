@@ -19,10 +19,10 @@ from videogen_api.resource import VideoGeneration, load_manifests
 from videogen_api.status import FINISHED_PHASES, ConditionType, Phase, VideoGenerationStatus
 from videogen_operator.cli.arguments import device, positive
 from videogen_operator.cli.view import open_view
+from videogen_operator.core.conditions import TEXT_TRUNCATED
 from videogen_operator.core.defaults import local_defaults
 from videogen_operator.core.planner import make_plan
 from videogen_operator.core.reconcile import least_shards
-from videogen_operator.core.summary import TEXT_TRUNCATED
 from videogen_operator.local.backend import LocalBackend
 from videogen_operator.sync import sync
 

@@ -1,8 +1,80 @@
 """Conditions as Kubernetes defines them: a transition time changes only when the status does."""
 
-from datetime import datetime
+from __future__ import annotations
 
-from videogen_api.status import Condition, ConditionStatus, ConditionType
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from videogen_api.errors import Reason
+from videogen_api.naming import Stage
+from videogen_api.plan import Plan
+from videogen_api.spec import Strategy
+from videogen_api.status import Condition, ConditionStatus, ConditionType, Phase, VideoGenerationStatus
+from videogen_operator.core.observed import GroupState, Observed
+
+if TYPE_CHECKING:
+    from videogen_operator.core.stages import Step
+
+TEXT_TRUNCATED = "TextTruncated"
+"""Reason of EmbeddingsReady where a text was longer than the encoder reads."""
+
+_STORE_REASONS = frozenset({Reason.STORE_UNAVAILABLE, Reason.STORE_DENIED})
+
+
+def conditions_of(
+    status: VideoGenerationStatus, plan: Plan, observed: Observed, step: Step, now: datetime
+) -> tuple[Condition, ...]:
+    """All conditions of a resource; `status` has those of before, and everything else as of now."""
+    succeeded, failed = step.phase == Phase.SUCCEEDED, step.phase == Phase.FAILED
+    suspended = step.phase == Phase.SUSPENDED
+    truncated = _truncated_texts(observed)
+    told = (step.reason, status.message or "")
+    facts: list[tuple[ConditionType, bool | None, tuple[str, str]]] = [
+        (ConditionType.READY, succeeded, told),
+        (ConditionType.RECONCILING, not (succeeded or failed or suspended), told),
+        (ConditionType.STALLED, failed, told),
+        (ConditionType.SUSPENDED, suspended, told),
+    ]
+    if not suspended:
+        # What was found out before a pause stays said; on resume preflight looks again.
+        embeddings_told = (TEXT_TRUNCATED, "; ".join(truncated)) if truncated else told
+        facts += [
+            (ConditionType.STORE_READY, _store_ready(status, step), told),
+            (ConditionType.EMBEDDINGS_READY, _embeddings_ready(status, plan, observed, step), embeddings_told),
+        ]
+    conditions, generation = status.conditions, status.observed_generation
+    for condition_type, value, (reason, message) in facts:
+        conditions = set_condition(conditions, condition_type, value, reason, message, now=now, generation=generation)
+    return conditions
+
+
+def _store_ready(status: VideoGenerationStatus, step: Step) -> bool | None:
+    if step.reason in _STORE_REASONS:
+        return False
+    return True if status.found is not None else None
+
+
+def _embeddings_ready(status: VideoGenerationStatus, plan: Plan, observed: Observed, step: Step) -> bool:
+    """Whether every text is known to be encoded, whatever the run does or waits for by now."""
+    this_round = status.attempts.preflight
+    groups = [group for group in observed.groups if group.round == this_round]
+    return (
+        step.phase in {Phase.COLLECTING, Phase.SUCCEEDED}
+        or (status.found is not None and status.found.embeddings == len(plan.texts))
+        or any(g.stage == Stage.ENCODE and g.state == GroupState.SUCCEEDED and not g.lost_its_report for g in groups)
+        or (plan.strategy == Strategy.SEQUENTIAL and any(group.stage == Stage.GENERATE for group in groups))
+    )
+
+
+def _truncated_texts(observed: Observed) -> tuple[str, ...]:
+    """Warnings about texts over the token limit."""
+    return tuple(
+        warning
+        for group in observed.attempts(Stage.ENCODE)
+        for process in group.processes
+        if process.report is not None and process.report.encode is not None
+        for warning in process.report.encode.truncated
+    )
 
 
 def set_condition(

@@ -10,9 +10,9 @@ from enum import StrEnum
 
 from videogen_api.naming import Stage
 from videogen_api.status import FINISHED_PHASES, Condition, ConditionType, Phase, VideoGenerationStatus
+from videogen_operator.core.conditions import TEXT_TRUNCATED
 from videogen_operator.core.deadlines import LATE_START
 from videogen_operator.core.observed import WaitingReason
-from videogen_operator.core.summary import TEXT_TRUNCATED
 
 
 class EventType(StrEnum):

@@ -19,8 +19,6 @@ from videogen_api.status import (
     MAX_OUTPUTS,
     MAX_RUNNERS,
     ClipCounts,
-    Condition,
-    ConditionType,
     EncoderStatus,
     Failure,
     Findings,
@@ -31,15 +29,12 @@ from videogen_api.status import (
     ShardStatus,
     VideoGenerationStatus,
 )
-from videogen_operator.core.conditions import set_condition
+from videogen_operator.core.conditions import conditions_of
 from videogen_operator.core.observed import Observed, ObservedGroup, ObservedProcess
 from videogen_operator.core.totals import totals_of
 
 if TYPE_CHECKING:
     from videogen_operator.core.stages import Step
-
-TEXT_TRUNCATED = "TextTruncated"
-"""Reason of EmbeddingsReady where a text was longer than the encoder reads."""
 
 _LOG_TAIL_CHARACTERS = 1000
 
@@ -78,7 +73,7 @@ def summarize(
             "failures": _summarize_failures(observed, step.collect),
         }
     )
-    return status.model_copy(update={"conditions": _conditions(status, observed, step, now)})
+    return status.model_copy(update={"conditions": conditions_of(status, plan, observed, step, now)})
 
 
 def _running(observed: Observed, stage: Stage) -> tuple[Progress, ...]:
@@ -238,37 +233,3 @@ def _summarize_failures(observed: Observed, collect: CollectReport | None) -> tu
         for process in group.failed_processes
     ]
     return tuple((of_processes + of_clips)[-MAX_FAILURES:])
-
-
-def _conditions(status: VideoGenerationStatus, observed: Observed, step: Step, now: datetime) -> tuple[Condition, ...]:
-    succeeded, failed = step.phase == Phase.SUCCEEDED, step.phase == Phase.FAILED
-    suspended = step.phase == Phase.SUSPENDED
-    facts: list[tuple[ConditionType, bool | None]] = [
-        (ConditionType.READY, succeeded),
-        (ConditionType.RECONCILING, not (succeeded or failed or suspended)),
-        (ConditionType.STALLED, failed),
-        (ConditionType.SUSPENDED, suspended),
-        (ConditionType.STORE_READY, True if status.found is not None else None),
-    ]
-    conditions, generation = status.conditions, status.observed_generation
-    for condition_type, value in facts:
-        conditions = set_condition(
-            conditions, condition_type, value, step.reason, status.message or "", now=now, generation=generation
-        )
-    ready = step.phase in {Phase.GENERATING, Phase.COLLECTING, Phase.SUCCEEDED}
-    truncated = _truncated_texts(observed)
-    reason, message = (TEXT_TRUNCATED, "; ".join(truncated)) if truncated else (step.reason, status.message or "")
-    return set_condition(
-        conditions, ConditionType.EMBEDDINGS_READY, ready, reason, message, now=now, generation=generation
-    )
-
-
-def _truncated_texts(observed: Observed) -> tuple[str, ...]:
-    """Warnings about texts over the token limit."""
-    return tuple(
-        warning
-        for group in observed.attempts(Stage.ENCODE)
-        for process in group.processes
-        if process.report is not None and process.report.encode is not None
-        for warning in process.report.encode.truncated
-    )
