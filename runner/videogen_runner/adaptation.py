@@ -133,7 +133,7 @@ class Adaptation:
         forms, streaming = pool.form_bytes, self._streaming
         if not self._on_card:
             # The resident set has the imports too; and the host is no other place to put a block in.
-            fixed = self._progress.memory.last().used
+            fixed = self._progress.memory.look().used
             return Needs(fixed=fixed, block=0, num_blocks=0, denoise=forms.denoise, decode=forms.decode)
         movable = streaming.num_blocks * streaming.block_bytes
         return Needs(

@@ -97,6 +97,20 @@ def test_a_clip_that_fits_in_no_form_goes_back_for_a_larger_card_which_goes_on_f
     assert report.steps < STEPS
 
 
+def test_weights_that_do_not_fit_send_the_clip_to_a_larger_card(run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(generate, "load_vae", fail)
+    with pytest.raises(
+        OutOfMemory, match=r"weights of denoiser and VAE do not fit cpu .* name a card with more memory"
+    ):
+        run.generate()
+    claim = run.claim()
+    assert claim is not None
+    assert (claim.state, claim.too_small) == (ClaimState.OPEN, ("local",))
+
+
 def test_a_card_without_the_planned_number_format_is_refused_before_weights_are_read(
     run: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from videogen_api.errors import InvalidInput, OutOfMemory, Reason, VideogenError
 from videogen_api.plan import Clip, Inputs, PlannedPool
 from videogen_api.records import ClaimState, ClipFailure
 from videogen_api.report import GenerateReport, RunnerState
-from videogen_runner.adaptation import Adaptation
+from videogen_runner.adaptation import Adaptation, NoMemory, attempt
 from videogen_runner.checkpoint import CheckpointInterval
 from videogen_runner.claims import LEASE_SECONDS, Claims, FixedShare, Held, Owner, StoredClaims
 from videogen_runner.compute import ComputeThread
@@ -216,7 +216,13 @@ class _Runner:
             )
             return denoiser, vae, Adaptation(pool, denoiser, vae, context.progress)
 
-        denoiser, vae, adaptation = compute.run(load)
+        loaded = compute.run(lambda: attempt(load))
+        if isinstance(loaded, NoMemory):
+            raise OutOfMemory(
+                f"the weights of denoiser and VAE do not fit {device} ({loaded.why}); "
+                "name a card with more memory in spec.runners"
+            )
+        denoiser, vae, adaptation = loaded
         self._load_seconds = context.clock.monotonic() - started
         self._workshop = Workshop(
             context, self._inputs, pool, compute, denoiser, vae, adaptation, self._times.new_interval
