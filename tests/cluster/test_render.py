@@ -143,6 +143,22 @@ def test_the_encoder_takes_from_the_pool_whose_cards_it_borrows_all_but_resource
     assert values_of(spec["containers"][0])["LANG"] == "C"
 
 
+def test_shards_learn_where_the_first_of_them_waits_and_for_how_long() -> None:
+    document = build_document(encoder={"shards": 3}, schedule={"startDeadlineSeconds": 600})
+    children = render(document, build_config())
+    encode = job(children, Stage.ENCODE)
+    name = encode["metadata"]["name"]
+    (service,) = [child for child in children if child["kind"] == "Service"]
+    assert (service["metadata"]["name"], encode["spec"]["template"]["spec"]["subdomain"]) == (name, name)
+    values = values_of(container(children, Stage.ENCODE))
+    assert (values[Env.SHARDS_ADDRESS], values[Env.START_DEADLINE]) == (f"{name}-0.{name}:29500", "1200")
+
+
+def test_one_shard_waits_for_nobody() -> None:
+    values = values_of(container(render(build_document(encoder={"shards": 1}), build_config()), Stage.ENCODE))
+    assert {Env.SHARDS_ADDRESS, Env.START_DEADLINE}.isdisjoint(values)
+
+
 def test_an_encoder_with_cards_of_its_own_does_not_look_for_the_pools_nodes() -> None:
     document = build_document(encoder={"gpu": {"product": "L4"}}, runners=[{"name": "a", "pod": POOL_POD}])
     spec = pod_spec(render(document, build_config()), Stage.ENCODE)

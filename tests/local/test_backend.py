@@ -41,6 +41,26 @@ names = [n for n in os.environ if n.startswith("VIDEOGEN_") or n in ("JOB_COMPLE
 print(json.dumps({n: os.environ[n] for n in names}), flush=True)
 """
 
+MEETING = """
+import os, socket, sys
+host, port = os.environ["VIDEOGEN_SHARDS_ADDRESS"].split(":")
+if os.environ["JOB_COMPLETION_INDEX"] == "0":
+    listener = socket.socket(fileno=int(os.environ["VIDEOGEN_SHARDS_LISTENER"]))
+    print([listener.accept()[0].recv(1) for _ in range(2)], flush=True)
+else:
+    assert "VIDEOGEN_SHARDS_LISTENER" not in os.environ
+    socket.create_connection((host, int(port))).sendall(b"x")
+"""
+ONE_SHARD_DIES = """
+import os, signal, sys, threading
+if os.environ["JOB_COMPLETION_INDEX"] == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+stop.wait()
+sys.exit(75)
+"""
+
 Open = Callable[[str], LocalBackend]
 
 
@@ -102,6 +122,23 @@ def test_a_process_gets_the_environment_that_a_pod_would_get(open_backend: Open,
         "VIDEOGEN_TERMINATION_LOG": str(folder / pod / "termination.json"),
         "OMP_NUM_THREADS": "1",
     }
+
+
+def test_shards_meet_on_a_port_that_the_first_one_has_inherited(open_backend: Open) -> None:
+    backend = open_backend(MEETING)
+    backend.create(RESOURCE, PLAN, Group(Stage.ENCODE, None, 1, 3, 1))
+    (group,) = ended(backend)
+    assert group.state == GroupState.SUCCEEDED, [process.log_tail for process in group.processes]
+    assert group.processes[0].log_tail == "[b'x', b'x']\n"
+
+
+def test_where_one_shard_has_failed_the_others_are_told_to_stop(open_backend: Open) -> None:
+    backend = open_backend(ONE_SHARD_DIES)
+    backend.create(RESOURCE, PLAN, Group(Stage.ENCODE, None, 1, 3, 1))
+    (group,) = ended(backend)
+    assert group.state == GroupState.FAILED
+    assert [process.exit_code for process in group.processes][1] == 137
+    assert {group.processes[shard].exit_code for shard in (0, 2)} <= {75, 143}
 
 
 def test_a_process_that_dies_without_a_report_is_an_internal_failure_with_its_log(open_backend: Open) -> None:

@@ -46,6 +46,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> dict
     )
 
 
+@pytest.fixture(scope="module")
+def made_by_one_worker(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> tuple[Path, Path, dict[str, Any]]:
+    """Manifest, output folder and final status of the short clips."""
+    folder = tmp_path_factory.mktemp("short")
+    manifest, out = write_manifest(folder, weights), folder / "out"
+    return manifest, out, final_status(run(manifest, "--out", out, "--workers", "1", "--output", "json"))
+
+
 def write_manifest(folder: Path, weights: Path, steps: int = 3) -> Path:
     path = folder / "clips.yaml"
     path.write_text(MANIFEST.format(weights=weights, steps=steps))
@@ -66,9 +74,10 @@ def digests(status: dict[str, Any]) -> dict[str, str]:
     return {output["clip"]: output["sha256"] for output in status["outputs"]}
 
 
-def test_a_manifest_becomes_videos_and_the_same_command_again_recomputes_nothing(tmp_path: Path, weights: Path) -> None:
-    manifest, out = write_manifest(tmp_path, weights), tmp_path / "out"
-    first = final_status(run(manifest, "--out", out, "--workers", "1", "--output", "json"))
+def test_a_manifest_becomes_videos_and_the_same_command_again_recomputes_nothing(
+    made_by_one_worker: tuple[Path, Path, dict[str, Any]],
+) -> None:
+    manifest, out, first = made_by_one_worker
     assert (first["phase"], first["progress"]) == ("Succeeded", 100)
     folder = out / "videos" / "default" / "clips"
     assert sorted(path.name for path in folder.iterdir()) == sorted(
@@ -84,14 +93,34 @@ def test_a_manifest_becomes_videos_and_the_same_command_again_recomputes_nothing
     assert not list(out.glob(".videogen/*/*-gen-*-2-*")), "the second run started a generate process"
 
 
-def test_three_workers_make_the_same_bytes_as_one(tmp_path: Path, weights: Path) -> None:
+def test_three_workers_make_the_same_bytes_as_one(
+    tmp_path: Path, weights: Path, made_by_one_worker: tuple[Path, Path, dict[str, Any]]
+) -> None:
+    by_one = digests(made_by_one_worker[2])
+    by_three = run(write_manifest(tmp_path, weights), "--out", tmp_path / "out", "--workers", "3", "--output", "json")
+    assert sorted(by_one) == sorted(CLIPS)
+    assert digests(final_status(by_three)) == by_one
+
+
+def test_an_encoder_in_two_shards_makes_the_same_bytes_as_one(tmp_path: Path, weights: Path) -> None:
     manifest = write_manifest(tmp_path, weights)
-    made = [
-        digests(final_status(run(manifest, "--out", tmp_path / f"out{n}", "--workers", str(n), "--output", "json")))
-        for n in (1, 3)
+    statuses = [
+        final_status(run(manifest, "--out", tmp_path / f"out{n}", "--encoder-shards", str(n), "--output", "json"))
+        for n in (1, 2)
     ]
-    assert sorted(made[0]) == sorted(CLIPS)
-    assert made[0] == made[1]
+    assert digests(statuses[0]) == digests(statuses[1])
+    assert [status["plan"]["encoderShards"] for status in statuses] == [1, 2]
+    assert [status["encoder"]["prompts"] for status in statuses] == [{"total": 2, "cached": 0, "encoded": 2}] * 2
+    assert len(list((tmp_path / "out2").glob(".videogen/*/*-enc-1-*/termination.json"))) == 2
+
+
+def test_more_shards_than_the_encoder_has_blocks_are_refused_before_anything_is_written(
+    tmp_path: Path, weights: Path
+) -> None:
+    done = run(write_manifest(tmp_path, weights), "--out", tmp_path / "out", "--encoder-shards", "5")
+    assert done.returncode == ExitCode.INVALID_INPUT
+    assert done.stderr.startswith("error: spec.encoder.shards: 5 is not allowed: the encoder has 4 blocks")
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -15,7 +15,7 @@ from videogen_api.errors import ConfigInvalid, EmbeddingMissing, Interrupted, Re
 from videogen_api.naming import Stage
 from videogen_api.plan import Dtype
 from videogen_api.records import ClipFailure
-from videogen_api.report import RunnerState
+from videogen_api.report import EncodeReport, RunnerState
 from videogen_runner.embeddings import Embeddings
 from videogen_runner.models.opensora.text import clean_caption
 from videogen_runner.roles import encode
@@ -78,7 +78,7 @@ def test_what_is_there_is_not_encoded_again_and_the_model_is_not_loaded_for_it(
     weightless = replace(context, environment=replace(context.environment, weights="/nowhere"))
     with caplog.at_level(logging.WARNING):
         report = encode.run(weightless)
-    assert report.model_dump() == {"encoded": 0, "seconds": 0.0, "load_seconds": 0.0, "truncated": ()}
+    assert report == EncodeReport(encoded=0, seconds=0.0, load_seconds=0.0)
     assert run.store.get(key_of(run, FOX)).etag == before
     assert context.progress.snapshot().done == context.progress.snapshot().total == 2
 
@@ -157,10 +157,22 @@ def test_a_stop_while_the_model_loads_ends_the_role(run: TinyRun) -> None:
         encode.run(context)
 
 
-def test_several_shards_are_refused_by_name(run: TinyRun) -> None:
+@pytest.mark.parametrize(
+    ("index", "address", "message"),
+    [
+        (0, None, "environment key VIDEOGEN_SHARDS_ADDRESS is not set, and the plan has encoder.shards = 2"),
+        (0, "nowhere", "environment key VIDEOGEN_SHARDS_ADDRESS is 'nowhere'; set it to host:port of shard 0"),
+        (2, "x:1", "environment key JOB_COMPLETION_INDEX is 2, and the plan has encoder.shards = 2"),
+    ],
+)
+def test_a_shard_without_a_place_in_its_group_says_which_key_is_wrong(
+    run: TinyRun, index: int, address: str | None, message: str
+) -> None:
     plan = changed(run.plan, encoder=run.plan.encoder.model_copy(update={"shards": 2}))
-    with pytest.raises(ConfigInvalid, match=r"encoder\.shards = 2, .* set spec\.encoder\.shards to 1"):
-        TinyRun(run.folder, plan).encode()
+    context = TinyRun(run.folder, plan).context(Stage.ENCODE, index=index)
+    with pytest.raises(ConfigInvalid) as caught:
+        encode.run(replace(context, environment=replace(context.environment, shards_address=address)))
+    assert message in str(caught.value)
 
 
 def test_weights_that_are_not_those_of_the_run_are_refused_with_both_digests(
