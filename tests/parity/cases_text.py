@@ -34,7 +34,7 @@ def toy_tokenizer(vocab_size: int) -> Callable[[str], list[int]]:
 def load_whole_shard(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EncoderShard:
     """All blocks of the encoder, in fp32."""
     blocks = range(config["num_layers"])
-    return load_shard(config, blocks, torch.float32, lambda name, dtype: tensors[name].to(dtype), rows_of(tensors))
+    return load_shard(config, blocks, torch.float32, lambda name, dtype, _: tensors[name].to(dtype), rows_of(tensors))
 
 
 def rows_of(tensors: Mapping[str, Tensor]) -> Callable[[Sequence[int]], Tensor]:

@@ -114,7 +114,7 @@ def encode(shape: TextEncoderShape, tokens: int) -> Stage:
     tensors = {name: torch.randn(size) for name, size in t5_shapes(shape).items()}
     embedding = tensors.pop(EMBEDDING)
 
-    def read(name: str, dtype: torch.dtype) -> torch.Tensor:
+    def read(name: str, dtype: torch.dtype, _: torch.device) -> torch.Tensor:
         return tensors.pop(name).to(dtype)
 
     blocks = range(shape.num_layers)

@@ -48,7 +48,7 @@ def shard(blocks: range = range(3), dtype: torch.dtype = torch.float32, **change
     """Some blocks of it; `changed` replaces weights."""
     tensors = {**state(), **changed}
     rows: Callable[[Sequence[int]], Tensor] = lambda ids: tensors[EMBEDDING][list(ids)]  # noqa: E731 - has a type
-    return load_shard(CONFIG, blocks, dtype, lambda name, wanted: tensors[name].to(wanted), rows)
+    return load_shard(CONFIG, blocks, dtype, lambda name, wanted, _: tensors[name].to(wanted), rows)
 
 
 def relative_error(y_LC: Tensor, exact_LC: Tensor) -> float:
@@ -123,7 +123,7 @@ def test_a_shard_owns_its_blocks_the_table_of_positions_and_the_last_one_the_nor
     def asked_for(blocks: range) -> set[str]:
         seen = []
 
-        def read(name: str, dtype: torch.dtype) -> Tensor:
+        def read(name: str, dtype: torch.dtype, _: torch.device) -> Tensor:
             seen.append(name)
             return tensors[name].to(dtype)
 
@@ -141,7 +141,7 @@ def test_a_shard_owns_its_blocks_the_table_of_positions_and_the_last_one_the_nor
 
 def test_pieces_that_a_shard_does_not_own_are_refused() -> None:
     tensors = state()
-    middle = load_shard(CONFIG, range(1, 2), torch.float32, lambda name, dtype: tensors[name].to(dtype), None)
+    middle = load_shard(CONFIG, range(1, 2), torch.float32, lambda name, dtype, _: tensors[name].to(dtype), None)
     with pytest.raises(ValueError, match=r"only the first shard owns the embedding; this one has blocks range\(1, 2\)"):
         middle.embed(IDS)
     with pytest.raises(ValueError, match=r"only the last shard owns the final norm; this one has blocks range\(1, 2\)"):

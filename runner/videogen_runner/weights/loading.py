@@ -17,6 +17,7 @@ from videogen_api.architecture import DEFAULT_MODEL, Architecture
 from videogen_api.sharding import block_ranges
 from videogen_runner.models.opensora.stdit3 import STDiT3
 from videogen_runner.models.opensora.t5 import EMBEDDING, TextEncoder
+from videogen_runner.models.opensora.t5_devices import room_on
 from videogen_runner.models.opensora.t5_shard import EncoderShard, block_bytes, load_shard
 from videogen_runner.models.opensora.tokenizer import load_tokenizer
 from videogen_runner.models.opensora.vae import VideoAutoencoder
@@ -63,7 +64,8 @@ def load_encoder_shard(
     """Shard number `shard` (from 0) of the text encoder cut into `shards`, and nothing else of it.
 
     Reads the headers of all files and its own tensors; the first shard reads rows of the embedding when it embeds.
-    In fp16 the last projection of each block stays fp32. Raises InvalidInput for more shards than blocks,
+    On `cuda` without an index the blocks are spread over all cards of the process, and over host memory where these do
+    not suffice. In fp16 the last projection of each block stays fp32. Raises InvalidInput for more shards than blocks,
     WeightsInvalid where a tensor is not the one whose digest is recorded, naming file, tensor and both digests, and
     what the store raises. Rows of the embedding have no digest of their own and are not verified.
     """
@@ -83,12 +85,16 @@ def _load_shard(
     sizes = block_bytes({name: stored.spec.nbytes for name, stored in tensors.items()}, checked.config["num_layers"])
     blocks = block_ranges(sizes, shards)[shard]
 
-    def read(name: str, wanted: torch.dtype) -> Tensor:
+    def read(name: str, wanted: torch.dtype, home: torch.device) -> Tensor:
         stored = tensors[name]
-        return _read(stored, device, wanted, None if recorded is None else recorded.sha256_of(stored.name))
+        return _read(stored, home, wanted, None if recorded is None else recorded.sha256_of(stored.name))
 
     rows = EmbeddingRows(tensors[EMBEDDING]) if blocks.start == 0 else None
-    return load_shard(checked.config, blocks, dtype, read, rows)
+    main, room = torch.device(device), None
+    if main.type == "cuda":
+        room = room_on(main)
+        main = torch.device("cuda", main.index or 0)
+    return load_shard(checked.config, blocks, dtype, read, rows, main, room)
 
 
 @dataclass(frozen=True)

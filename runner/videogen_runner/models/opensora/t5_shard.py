@@ -19,6 +19,9 @@ from torch.func import functional_call
 
 from videogen_api.errors import WeightsInvalid
 from videogen_runner.models.opensora.t5 import BIAS_TABLE, build_on_meta, dtype_in_memory
+from videogen_runner.models.opensora.t5_devices import Room, dispatch, home_of, place_blocks, weights_of
+
+CPU = torch.device("cpu")
 
 _BLOCK = "encoder.block."
 
@@ -26,8 +29,8 @@ EmbeddingRows = Callable[[Sequence[int]], Tensor]
 """Token ids -> their rows of the embedding on the host, in the dtype of the weights."""
 
 
-TensorReader = Callable[[str, torch.dtype], Tensor]
-"""Name of a tensor in the checkpoint, dtype -> the tensor, cast and placed."""
+TensorReader = Callable[[str, torch.dtype, torch.device], Tensor]
+"""Name of a tensor in the checkpoint, dtype, device -> the tensor, cast and placed."""
 
 
 def block_bytes(tensor_bytes: Mapping[str, int], num_blocks: int) -> list[int]:
@@ -40,23 +43,33 @@ def block_bytes(tensor_bytes: Mapping[str, int], num_blocks: int) -> list[int]:
 
 
 def load_shard(
-    config: Mapping[str, Any], blocks: range, dtype: torch.dtype, read: TensorReader, rows: EmbeddingRows | None
+    config: Mapping[str, Any],
+    blocks: range,
+    dtype: torch.dtype,
+    read: TensorReader,
+    rows: EmbeddingRows | None,
+    device: torch.device = CPU,
+    room: Room | None = None,
 ) -> "EncoderShard":
     """Builds a shard of the encoder that config.json describes, and fills it with what `read` gives.
 
     Only the shard's own tensors are asked for; the last projection of each block in fp32 where `dtype` is fp16.
-    `rows` is the embedding of the first shard.
+    `rows` is the embedding of the first shard. All of it lies on `device`, or with `room` where there is some;
+    then raises OutOfMemory where there is not.
     """
     stack = _stack_on_meta(config, len(blocks))
     stack.embed_tokens = None
     if blocks.stop != config["num_layers"]:
         stack.final_layer_norm = None
-    for local_name, _ in list(stack.named_parameters()):
-        name = _checkpoint_name(local_name, blocks.start)
-        path, _, attribute = local_name.rpartition(".")
-        tensor = read(name, dtype_in_memory(name, dtype))
+    names = {local: _checkpoint_name(local, blocks.start) for local, _ in stack.named_parameters()}
+    dtypes = {local: dtype_in_memory(name, dtype) for local, name in names.items()}
+    homes = {"": device} if room is None else place_blocks(stack, dtypes, room)
+    for local, name in names.items():
+        path, _, attribute = local.rpartition(".")
+        tensor = read(name, dtypes[local], home_of(local, homes))
         setattr(stack.get_submodule(path), attribute, nn.Parameter(tensor, requires_grad=False))
-    return EncoderShard(stack, config, blocks, dtype, rows)
+    dispatch(stack, homes, device)
+    return EncoderShard(stack, config, blocks, dtype, rows, device)
 
 
 def _stack_on_meta(config: Mapping[str, Any], num_blocks: int) -> Any:
@@ -87,18 +100,23 @@ class EncoderShard:
         blocks: range,
         dtype: torch.dtype,
         rows: EmbeddingRows | None,
+        device: torch.device,
     ) -> None:
         """`stack` holds these blocks, the table of positions, and the last shard's norm; see `load_shard`."""
         self.stack = stack.eval()
         self.blocks = blocks
         self.num_blocks: int = config["num_layers"]
         self.dtype = dtype
+        self.device = device
+        """Where hidden states go in; blocks on other cards take them from there."""
         self._rows = rows
         # A block's mathematics without weights: those of the block at hand are given to it in fp32.
         self._exact = _stack_on_meta(config, 1).block[0].eval()
         self._overflow = _Overflow(stack) if dtype == torch.float16 else None
         self.num_exact_runs = 0
         """How often a block ran again in fp32, because its fp16 values were not finite."""
+        self.first_error: float | None = None
+        """`relative_error` of the first prompt, on a card in a 16-bit format: elsewhere it is not measured."""
 
     @property
     def is_first(self) -> bool:
@@ -109,12 +127,6 @@ class EncoderShard:
     def is_last(self) -> bool:
         """Whether it owns the final norm."""
         return self.blocks.stop == self.num_blocks
-
-    @property
-    def device(self) -> torch.device:
-        """Where its first block computes."""
-        device: torch.device = next(self.stack.parameters()).device
-        return device
 
     @property
     def hidden_dtype(self) -> torch.dtype:
@@ -132,8 +144,14 @@ class EncoderShard:
     def run_blocks(self, x_LC: Tensor) -> Tensor:
         """x_LC before the first block of this shard -> x_LC after its last one.
 
-        Raises WeightsInvalid where values are not finite even in fp32.
+        On a card, the first prompt in a 16-bit format is computed in fp32 too, for `first_error`. Raises WeightsInvalid
+        where values are not finite even in fp32.
         """
+        if self.first_error is None and self._measures_error:
+            self.first_error = self.relative_error(x_LC)
+        return self._run_all(x_LC)
+
+    def _run_all(self, x_LC: Tensor) -> Tensor:
         x_BLC, bias = x_LC[None].to(self.device), None
         for index, block in zip(self.blocks, self.stack.block, strict=True):
             x_BLC, bias = self._run(index, block, x_BLC, bias)
@@ -158,8 +176,13 @@ class EncoderShard:
         exact_BLC, bias = x_LC[None].to(self.device), None
         for block in self.stack.block:
             exact_BLC, bias = self._run_exactly(block, exact_BLC, bias)
-        difference_LC = self.run_blocks(x_LC).float() - exact_BLC[0]
+        difference_LC = self._run_all(x_LC).float() - exact_BLC[0]
         return float(difference_LC.norm() / exact_BLC.norm())
+
+    @property
+    def _measures_error(self) -> bool:
+        # The host has less room for a second copy of a layer, and no reason for 16 bits.
+        return self.dtype != torch.float32 and self.device.type == "cuda"
 
     def _run(self, index: int, block: Any, x_BLC: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         if self._overflow is not None:
@@ -175,11 +198,17 @@ class EncoderShard:
     def _run_exactly(self, block: Any, x_BLC: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """The block in fp32, its weights cast one layer at a time."""
         attention, feed_forward = block.layer
-        known_bias = None if bias is None else bias.float()
-        x_BLC, new_bias, _ = functional_call(
-            self._exact.layer[0], _in_fp32(attention), (x_BLC.float(),), {"position_bias": known_bias}
+        home = next(block.parameters()).device
+        device = self.device if home.type == "meta" else home
+        known_bias = None if bias is None else bias.to(device, torch.float32)
+        attended_BLC, new_bias, _ = functional_call(
+            self._exact.layer[0],
+            _in_fp32(attention, device),
+            (x_BLC.to(device, torch.float32),),
+            {"position_bias": known_bias},
         )
-        return functional_call(self._exact.layer[1], _in_fp32(feed_forward), (x_BLC,)), new_bias
+        after_BLC: Tensor = functional_call(self._exact.layer[1], _in_fp32(feed_forward, device), (attended_BLC,))
+        return after_BLC, new_bias
 
 
 class _Overflow:
@@ -203,8 +232,8 @@ class _Overflow:
         self._seen.append(values.isfinite().all())
 
 
-def _in_fp32(layer: nn.Module) -> dict[str, Tensor]:
-    return {name: weight.float() for name, weight in layer.named_parameters()}
+def _in_fp32(layer: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    return {name: weight.float() for name, weight in weights_of(layer, device).items()}
 
 
 def _not_finite(what: str) -> WeightsInvalid:
