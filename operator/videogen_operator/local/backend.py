@@ -8,16 +8,11 @@ inherited by the processes, so it also holds while something that a killed comma
 import contextlib
 import fcntl
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -26,53 +21,16 @@ from videogen_api import naming
 from videogen_api.errors import ConfigInvalid, Interrupted, StoreDenied, StoreUnavailable
 from videogen_api.naming import Env, Stage
 from videogen_api.plan import Plan
-from videogen_api.report import Progress, TerminationReport
 from videogen_api.resource import VideoGeneration
 from videogen_api.status import VideoGenerationStatus
-from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup, ObservedProcess
+from videogen_operator.core.observed import Group, Observed, ObservedGroup
+from videogen_operator.local.processes import LocalProcess, RunningGroup, end
 
 STATE_FOLDER = ".videogen"
 RUNNER_COMMAND: Sequence[str] = (sys.executable, "-m", "videogen_runner.main")
 
-_PROGRESS_TIMEOUT_SECONDS = 2.0
-_MAX_PROGRESS_BYTES = 65_536
-_MAX_LOG_TAIL_BYTES = 4096
-_SIGNAL_EXIT_BASE = 128
-# A runner promises to be gone 10 s after SIGTERM; whoever is not has lost that right.
-_GRACE_SECONDS = 15.0
 _START_DEADLINE_SECONDS = 300
 """For the shards of an encoder to meet: they are started together."""
-
-
-@dataclass(frozen=True)
-class _Process:
-    index: int
-    name: str
-    popen: "subprocess.Popen[bytes]"
-    folder: Path
-
-
-@dataclass(frozen=True)
-class _RunningGroup:
-    run_id: str
-    group: Group
-    processes: tuple[_Process, ...]
-    ended_at: list[datetime] = field(default_factory=list)
-    """Empty while it runs; a back-off counts from here."""
-    told_at: dict[int, float] = field(default_factory=dict)
-    """When an index was told to stop because another one failed, on the monotonic clock."""
-
-    def end_shards_of_failed(self) -> None:
-        """As a Job without retries does it: where one shard has failed, the others must end too."""
-        if self.group.stage != Stage.ENCODE or not any(process.popen.poll() for process in self.processes):
-            return
-        for process in self.processes:
-            if process.popen.poll() is None:
-                if process.index not in self.told_at:
-                    process.popen.send_signal(signal.SIGTERM)
-                    self.told_at[process.index] = time.monotonic()
-                elif time.monotonic() - self.told_at[process.index] > _GRACE_SECONDS:
-                    process.popen.kill()
 
 
 class LocalBackend:
@@ -85,7 +43,7 @@ class LocalBackend:
         self._environment = environment
         self._device = device
         self._command = command
-        self._groups: dict[str, _RunningGroup] = {}
+        self._groups: dict[str, RunningGroup] = {}
         try:
             self._state.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self._state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -119,7 +77,7 @@ class LocalBackend:
     def observe(self, resource: VideoGeneration) -> Observed:  # noqa: ARG002  (one command has one resource at a time)
         for running in self._groups.values():
             running.end_shards_of_failed()
-        return Observed(tuple(self._observe_group(running) for running in self._groups.values()))
+        return Observed(tuple(running.observe() for running in self._groups.values()))
 
     def create(self, resource: VideoGeneration, plan: Plan, group: Group) -> None:
         metadata = resource.metadata
@@ -135,14 +93,14 @@ class LocalBackend:
                 # Opened here and inherited, so that nobody else can take the port before shard 0 does.
                 listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             processes = tuple(self._start(name, index, group, plan_path, listener) for index in range(group.processes))
-        self._groups[name] = _RunningGroup(plan.run_id, group, processes)
+        self._groups[name] = RunningGroup(plan.run_id, group, processes)
 
     def delete(self, group: ObservedGroup) -> None:
         for name, running in list(self._groups.items()):
             if (running.run_id, running.group.stage, running.group.pool, running.group.attempt) == (
                 group.run_id, group.stage, group.pool, group.attempt,
             ):  # fmt: skip
-                self._end(running.processes)
+                end(running.processes)
                 del self._groups[name]
 
     def scale(self, group: ObservedGroup, processes: int) -> None:
@@ -151,7 +109,7 @@ class LocalBackend:
 
     def stop(self) -> None:
         """Ends every process: SIGTERM, so that runners checkpoint and hand back; SIGKILL for those that do not end."""
-        self._end([process for running in self._groups.values() for process in running.processes])
+        end([process for running in self._groups.values() for process in running.processes])
 
     def close(self) -> None:
         """Frees the output folder."""
@@ -166,7 +124,7 @@ class LocalBackend:
 
     def _start(
         self, group_name: str, index: int, group: Group, plan_path: Path, listener: socket.socket | None
-    ) -> _Process:
+    ) -> LocalProcess:
         name = f"{group_name}-{index}"
         folder = plan_path.parent / name
         with _explain_write_errors(folder):
@@ -209,33 +167,7 @@ class LocalBackend:
                 start_new_session=True,  # Ctrl-C reaches this command alone; it ends the processes in order
                 pass_fds=inherited,
             )
-        return _Process(index, name, popen, folder)
-
-    def _observe_group(self, running: _RunningGroup) -> ObservedGroup:
-        processes = tuple(_observe_process(process) for process in running.processes)
-        if any(process.exit_code is None for process in processes):
-            state = GroupState.RUNNING
-        else:
-            state = GroupState.FAILED if any(process.exit_code for process in processes) else GroupState.SUCCEEDED
-            if not running.ended_at:
-                running.ended_at.append(datetime.now(UTC))
-        group = running.group
-        finished = running.ended_at[0] if running.ended_at else None
-        return ObservedGroup(
-            running.run_id, group.stage, group.pool, group.attempt, group.round, state, processes, finished=finished
-        )
-
-    def _end(self, processes: Sequence[_Process]) -> None:
-        alive = [process.popen for process in processes if process.popen.poll() is None]
-        for popen in alive:
-            popen.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE_SECONDS
-        for popen in alive:
-            try:
-                popen.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                popen.kill()
-                popen.wait()
+        return LocalProcess(index, name, popen, folder)
 
     def _status_path(self, resource: VideoGeneration) -> Path:
         return self._state / f"{resource.metadata.namespace}.{resource.metadata.name}.json"
@@ -243,37 +175,6 @@ class LocalBackend:
 
 class OutputBusy(Interrupted):
     """Another command works on the output folder: the same command works later."""
-
-
-def _observe_process(process: _Process) -> ObservedProcess:
-    code = process.popen.poll()
-    if code is None:
-        return ObservedProcess(process.index, process.name, progress=_ask_progress(process.folder / "address"))
-    return ObservedProcess(
-        process.index,
-        process.name,
-        exit_code=code if code >= 0 else _SIGNAL_EXIT_BASE - code,
-        report=_read_report(process.folder / "termination.json"),
-        log_tail=_read_tail(process.folder / "log"),
-    )
-
-
-def _ask_progress(address_file: Path) -> Progress | None:
-    """The process's own word, or None while it starts, ends, or is too busy to answer."""
-    try:
-        address = address_file.read_text().strip()
-        with urllib.request.urlopen(f"http://{address}/progress", timeout=_PROGRESS_TIMEOUT_SECONDS) as reply:
-            return Progress.model_validate_json(reply.read(_MAX_PROGRESS_BYTES))
-    except (FileNotFoundError, urllib.error.URLError, ConnectionError, TimeoutError):
-        return None
-
-
-def _read_report(path: Path) -> TerminationReport | None:
-    return TerminationReport.from_bytes(path.read_bytes()) if path.exists() else None
-
-
-def _read_tail(path: Path) -> str:
-    return path.read_bytes()[-_MAX_LOG_TAIL_BYTES:].decode(errors="replace")
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
