@@ -237,6 +237,18 @@ def test_an_event_is_posted_about_its_resource() -> None:
     assert (recorder.num_posted, recorder.num_dropped) == (1, 0)
 
 
+def test_events_sort_by_name_as_they_happened_because_kubectl_shows_them_so() -> None:
+    times = [NOW + timedelta(microseconds=each) for each in (0, 1, 10**6, 10**12)]
+    notes = [STARTED, normal("Encoding", "encoding prompts"), normal("Collecting", "verifying"), STARTED]
+
+    names = [
+        render_event(FOX, note, time, "operator-7d9f")["metadata"]["name"]
+        for note, time in zip(notes, times, strict=True)
+    ]
+
+    assert names == sorted(set(names))
+
+
 def test_an_event_is_rendered_within_the_limits_of_the_api() -> None:
     event = render_event(FOX, EventNote(EventType.WARNING, "StoreDenied", "é" * 2000), NOW, "operator-7d9f")
 

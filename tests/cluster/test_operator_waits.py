@@ -152,27 +152,27 @@ def test_one_encoder_at_a_time_waits_half_started_for_cards_of_one_kind(cards: S
         lambda: [cards.status(name) for name in RIVALS],
     )
     held = [name for name in RIVALS if cards.status(name).message == ENCODER_WAITS]
-    assert len(starting(cards, *RIVALS)) == 1
+    assert not starting(cards, *held)
     assert {cards.status(name).phase for name in held} == {Phase.PENDING}
     assert {cards.conditions(name, ConditionType.RECONCILING)[ConditionType.RECONCILING][1] for name in held} == {
         "EncoderWaits"
     }
 
-    let_in: list[str] = []
-    for number in range(1, len(RIVALS) + 1):
-        cards.wait_until(lambda number=number: len(starting(cards, *RIVALS)) == number)
-        (newest,) = set(starting(cards, *RIVALS)) - set(let_in)
-        let_in.append(newest)
-        cards.wait_until(
-            lambda newest=newest: len(cards.pods(newest, Stage.ENCODE)) == SHARDS,
-            lambda newest=newest: cards.status(newest),
-        )
-        # It holds half of its cards; nobody else comes to hold the other half.
-        cards.wait(newest, lambda status: "too little free nvidia.com/gpu" in (status.message or ""))
-        assert starting(cards, *RIVALS) == [name for name in RIVALS if name in let_in]
-        cards.script(newest, at(Stage.ENCODE, hang))
+    (first,) = starting(cards, *RIVALS)
+    # It holds half of its cards; nobody else comes to hold the other half.
+    message = "encoding prompts; 2 of 4 pods wait: no node can take a pod: too little free nvidia.com/gpu"
+    cards.wait(first, lambda status: status.message == message)
+    assert starting(cards, *RIVALS) == [first]
 
-    for name in (*RIVALS, *APART):
+    cards.script(first, at(Stage.ENCODE, hang))
+    cards.wait_until(lambda: len(starting(cards, *RIVALS)) > 1, lambda: [cards.status(name) for name in RIVALS])
+    (second,) = set(starting(cards, *RIVALS)) - {first}
+    cards.wait_for_pods(second, Stage.ENCODE, SHARDS)
+    (third,) = set(RIVALS) - {first, second}
+    assert cards.status(third).message == ENCODER_WAITS
+
+    finishing = (first, second, *APART)
+    for name in finishing:
         cards.script(name, lambda _: succeed)
-    ended = {name: cards.wait_for_end(name) for name in (*RIVALS, *APART)}
+    ended = {name: cards.wait_for_end(name) for name in finishing}
     assert {(status.phase, status.attempts.encode) for status in ended.values()} == {(Phase.SUCCEEDED, 1)}

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, Self
 
 from videogen_api import naming
@@ -35,6 +35,7 @@ PER_SECOND = 5.0
 SERIES_SECONDS = 360.0
 """An event that comes again after this long is a new one; as with the event series of client-go."""
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _MAX_REMEMBERED = 4096
 _MAX_NOTE_BYTES = 1024  # the API server refuses longer ones
 _MAX_INSTANCE_CHARACTERS = 128
@@ -166,8 +167,12 @@ class EventRecorder:
 
 
 def render_event(about: Metadata, note: EventNote, seen: datetime, instance: str) -> dict[str, Any]:
-    """The event as it is posted; its name is unique in (object, note, time)."""
-    unique = naming.short_hash(about.uid, note.type, note.reason, note.note, seen.isoformat(), length=16)
+    """The event as it is posted; its name is unique in (object, note, time).
+
+    `kubectl describe` shows events of this API in the order of their names: so these begin with the time.
+    """
+    moment = (seen - _EPOCH) // timedelta(microseconds=1)
+    unique = f"{moment:013x}{naming.short_hash(about.uid, note.type, note.reason, note.note, length=8)}"
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
