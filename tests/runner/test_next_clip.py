@@ -183,10 +183,11 @@ def test_the_last_clip_is_left_to_a_faster_card_that_finishes_it_sooner_and_take
 
     def finish() -> None:
         if world.now >= 5:
-                world.meanwhile = lambda: None
+            world.meanwhile = lambda: None
             finish_clip(world.store, world.plan, world.inputs, world.plan.work[0])
             assert Tenure(claims, held).settle(ClaimState.DONE)
             world.hold(1, pool="fast", left=1.0, pace=1.0)
+
     world.meanwhile = finish
     assert world.take("slow") is None
     assert 5 <= world.waited <= 5 + 2 * POLL
