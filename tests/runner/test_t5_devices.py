@@ -1,13 +1,21 @@
-"""Where blocks are placed; that the numbers stay was seen on cards: docs/benchmarks/encoder-shards.md."""
+"""Where blocks are placed, and on machines that have cards: that the numbers do not depend on it."""
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from videogen_api.architecture import architecture_of
+from videogen_api.architecture import TextEncoderShape, architecture_of
 from videogen_api.errors import OutOfMemory
-from videogen_runner.models.opensora.t5 import build_on_meta, dtype_in_memory, t5_config
+from videogen_runner.models.opensora.t5 import (
+    EMBEDDING,
+    build_on_meta,
+    dtype_in_memory,
+    encode_ids,
+    t5_config,
+    t5_shapes,
+)
 from videogen_runner.models.opensora.t5_devices import Room, home_of, place_blocks
+from videogen_runner.models.opensora.t5_shard import EncoderShard, load_shard
 
 SHAPE = architecture_of("open-sora-v1.2").encoder
 HALF = torch.float16
@@ -57,3 +65,59 @@ def test_what_the_cards_do_not_hold_lies_in_host_memory(stack: nn.Module) -> Non
 def test_cards_and_host_that_are_too_small_are_refused_with_numbers(stack: nn.Module) -> None:
     with pytest.raises(OutOfMemory, match=r"the shard's weights of 10\.\d GiB fit neither .* 6\.0 GiB of room; raise"):
         homes_of_blocks(stack, {0: 4 * GIB, "cpu": 2 * GIB})
+
+
+SMALL = TextEncoderShape(vocab_size=64, d_model=512, d_kv=64, d_ff=1024, num_layers=6, num_heads=8)
+SMALL_BLOCK_BYTES = 2 * SMALL.block_parameters + 2 * SMALL.d_model * SMALL.d_ff
+IDS = [5, 9, 33, 1]
+ROOMS = {
+    "both cards": {0: 4 * SMALL_BLOCK_BYTES, 1: 8 * SMALL_BLOCK_BYTES, "cpu": GIB},
+    "card and host": {0: 4 * SMALL_BLOCK_BYTES, "cpu": GIB},
+    "both cards and host": {0: 3 * SMALL_BLOCK_BYTES, 1: 2 * SMALL_BLOCK_BYTES, "cpu": GIB},
+}
+needs_cards = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA cards")
+
+
+def small_shard(room: Room | None, overflowing: int | None = None) -> EncoderShard:
+    """An encoder in fp16 on cards; the gated product of the block `overflowing` is too large for it."""
+    generator = torch.Generator().manual_seed(0)
+    tensors: dict[str, Tensor] = {}
+    for name, shape in t5_shapes(SMALL).items():
+        tensors[name] = torch.randn(shape, generator=generator) * (1.0 if len(shape) == 1 else shape[-1] ** -0.5)
+        if name.endswith(".q.weight"):  # T5 does not divide by sqrt(d_kv) when it attends: its q does
+            tensors[name] *= SMALL.d_kv**-0.5
+    if overflowing is not None:
+        for part in ("wi_0", "wi_1"):
+            tensors[f"encoder.block.{overflowing}.layer.1.DenseReluDense.{part}.weight"] *= 2000
+
+    return load_shard(
+        t5_config(SMALL),
+        range(SMALL.num_layers),
+        HALF,
+        lambda name, dtype, device: tensors[name].to(device, dtype),
+        lambda ids: tensors[EMBEDDING][list(ids)],
+        torch.device("cuda", 0),
+        room,
+    )
+
+
+@needs_cards
+@pytest.mark.parametrize("place", ROOMS)
+def test_an_encoder_on_several_devices_gives_the_bits_of_one_card(place: str) -> None:
+    alone, spread = small_shard(None), small_shard(ROOMS[place])
+    expected_LC = encode_ids(alone, IDS)
+    assert len(set(spread.stack.hf_device_map.values())) == len(ROOMS[place]) - (place == "both cards")
+    assert torch.equal(encode_ids(spread, IDS), expected_LC)
+    assert torch.equal(encode_ids(spread, IDS), expected_LC)
+    assert alone.first_error is not None
+    assert 0 < alone.first_error < 5e-3
+    assert spread.first_error == pytest.approx(alone.first_error, rel=1e-3)
+
+
+@needs_cards
+@pytest.mark.parametrize("place", ROOMS)
+@pytest.mark.parametrize("block", [0, 4, 5])
+def test_a_block_that_overflows_runs_in_fp32_wherever_it_lies(place: str, block: int) -> None:
+    alone, spread = small_shard(None, block), small_shard(ROOMS[place], block)
+    assert torch.equal(encode_ids(spread, IDS), encode_ids(alone, IDS))
+    assert spread.num_exact_runs == alone.num_exact_runs > 0
