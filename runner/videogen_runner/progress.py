@@ -5,6 +5,7 @@ https://prometheus.io/docs/instrumenting/exposition_formats/.
 """
 
 import logging
+import socket
 import sys
 import threading
 import time
@@ -74,17 +75,17 @@ class ProgressHolder:
 @contextmanager
 def serve_progress(holder: ProgressHolder, environment: Environment) -> Iterator[str]:
     """Serves, and watches the memory, until the block ends; yields host:port, which is also in the address file where
-    one is asked for.
+    one is asked for; no host stands for every address.
 
     Raises ConfigInvalid where the port is taken or the address file cannot be written.
     """
     # Only a local process writes its address down, and nobody but this machine should ask it.
-    host = "127.0.0.1" if environment.address_file is not None else "0.0.0.0"  # noqa: S104 - a pod is asked from outside
+    host = "127.0.0.1" if environment.address_file is not None else ""
     try:
-        server = _Server((host, environment.port), _handler_of(holder))
+        server = (_Server if host else _PodServer)((host, environment.port), _handler_of(holder))
     except OSError as error:
         raise ConfigInvalid(
-            f"environment key {Env.PORT}: cannot listen on {host}:{environment.port} ({error.strerror}); "
+            f"environment key {Env.PORT}: cannot listen on port {environment.port} ({error.strerror}); "
             "set it to a free port, or to 0"
         ) from error
     with server, watch_memory(holder.memory):
@@ -117,6 +118,17 @@ class _Server(ThreadingMixIn, TCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class passes it
         log.warning("a request to /progress or /metrics failed: %r", sys.exception())
+
+
+class _PodServer(_Server):
+    """On every address, for a pod is asked from outside; a cluster's pods may have IPv4 addresses, IPv6, or both."""
+
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 def _handler_of(holder: ProgressHolder) -> type[BaseHTTPRequestHandler]:

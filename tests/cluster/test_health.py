@@ -41,6 +41,15 @@ def test_a_page_says_what_is_wrong_while_it_is_and_ok_again_afterwards() -> None
         assert ask(port, "/livez")[0] == HTTPStatus.OK
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_pages_are_served_to_ipv6_too() -> None:
+    with (
+        serve(0, {"/livez": lambda: check_page({})}) as port,
+        urllib.request.urlopen(f"http://[::1]:{port}/livez", timeout=PATIENCE_SECONDS) as reply,
+    ):
+        assert reply.read() == b"ok\n"
+
+
 def test_another_path_is_told_what_there_is() -> None:
     with serve(0, {"/livez": lambda: check_page({}), "/readyz": lambda: check_page({})}) as port:
         assert ask(port, "/") == (HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", "ask for /livez, /readyz\n")

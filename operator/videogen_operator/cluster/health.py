@@ -5,6 +5,7 @@ restarted.
 """
 
 import logging
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +55,7 @@ def serve(port: int, pages: Mapping[str, Callable[[], Page]]) -> Iterator[int]:
     Raises ConfigInvalid where the port is taken.
     """
     try:
-        server = _Server(("0.0.0.0", port), _handler_of(pages))  # noqa: S104  (the kubelet asks from outside)
+        server = _Server(("", port), _handler_of(pages))  # every address: the kubelet asks from outside
     except OSError as error:
         paths = ", ".join(pages)
         raise ConfigInvalid(
@@ -71,10 +72,19 @@ def serve(port: int, pages: Mapping[str, Callable[[], Page]]) -> Iterator[int]:
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    """Not http.server.HTTPServer: that one asks DNS for its own name when it starts."""
+    """Not http.server.HTTPServer: that one asks DNS for its own name when it starts.
 
+    A cluster's pods may have IPv4 addresses, IPv6 addresses, or both.
+    """
+
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     allow_reuse_address = True
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  (the base class passes it)
         log.warning("a request of a probe or scraper failed: %r", sys.exception())

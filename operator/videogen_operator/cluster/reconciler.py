@@ -16,7 +16,7 @@ from videogen_api.resource import (
     parse_status,
 )
 from videogen_api.status import FINISHED_PHASES, VideoGenerationStatus
-from videogen_operator.cluster.api_errors import ApiError, Forbidden, Invalid
+from videogen_operator.cluster.api_errors import ApiError, Forbidden, Invalid, NamespaceTerminating
 from videogen_operator.cluster.backend import ClusterBackend
 from videogen_operator.cluster.cache import ClusterCache
 from videogen_operator.cluster.checks import check_for_cluster
@@ -105,6 +105,8 @@ class Reconciler:
         except (Forbidden, Invalid, NameTaken) as error:
             self._gate.refused(key, self._backend.observe(resource))
             self._block(key, resource, error, now)
+            if isinstance(error, NamespaceTerminating):
+                self._end_all(key)
             raise Blocked(str(error)) from error
         if outcome.written:
             self._reported[key] = now
@@ -121,6 +123,7 @@ class Reconciler:
                 self._plans.delete_others(resource, None)
             return apply(resource, None, decision, self._backend, may_report=True)
         self._follow(key)
+        self._backend.check_namespace(key)
         known = None if is_new(resource) else self._plans.read(resource)
         frozen = self._plan(resource, known, observed)
         decision = self._decide(key, resource, frozen, observed, now)
@@ -128,9 +131,10 @@ class Reconciler:
             self._plans.freeze(resource, frozen)
         backend = self._backend.on_plan(frozen.revision, frozen.defaults)
         report_at = self._reported.get(key, now - REPORT_EVERY) + REPORT_EVERY
-        outcome = apply(resource, frozen.plan, decision, backend, may_report=now >= report_at)
         if resource.status.run_id not in (None, frozen.plan.run_id):
+            # Before the ledger names the new run: after it, nobody would know that there is something to delete.
             self._plans.delete_others(resource, frozen.plan.run_id)
+        outcome = apply(resource, frozen.plan, decision, backend, may_report=now >= report_at)
         if outcome.written or not differs(resource.status, outcome.status):
             return outcome
         return replace(outcome, wake_at=min(report_at, outcome.wake_at or report_at))
@@ -182,10 +186,13 @@ class Reconciler:
         if differs(before, status):
             self._backend.write(metadata, status)
             self._recorder.record(metadata, events_of(before, status))
+        self._end_all(key)
+        self._forget(key)
+
+    def _end_all(self, key: Key) -> None:
         for group in self._backend.observe_key(key).groups:
             if group.state != GroupState.ENDING:
                 self._backend.delete(group)
-        self._forget(key)
 
     def _block(self, key: Key, resource: VideoGeneration, error: Exception, now: datetime) -> None:
         """Says what the cluster refused. The resource is read again: the pass may have written its ledger."""
@@ -215,13 +222,7 @@ def _metadata_of(found: Object) -> Metadata:
     return Metadata.model_validate(found["metadata"])
 
 
-_REASON_OF_WORDS = {
-    "exceeded quota": "QuotaExceeded",
-    "being terminated": "NamespaceTerminating",
-}
-
-
 def _reason_of(error: Exception) -> str:
-    if isinstance(error, NameTaken):
-        return "NameTaken"
-    return next((reason for words, reason in _REASON_OF_WORDS.items() if words in str(error)), "Refused")
+    if isinstance(error, NameTaken | NamespaceTerminating):
+        return type(error).__name__
+    return "QuotaExceeded" if "exceeded quota" in str(error) else "Refused"
