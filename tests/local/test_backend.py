@@ -124,6 +124,18 @@ def test_a_process_gets_the_environment_that_a_pod_would_get(open_backend: Open,
     }
 
 
+def test_gpus_are_shared_out_among_the_processes_of_a_group(tmp_path: Path) -> None:
+    script = write_script(tmp_path / "runner.py", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)")
+    command = (sys.executable, str(script))
+    backend = LocalBackend(tmp_path / "out", os.environ, device="cuda", gpus=("0", "GPU-3"), command=command)
+    try:
+        backend.create(RESOURCE, PLAN, Group(Stage.GENERATE, "local", 1, 3, 1))
+        (group,) = ended(backend)
+        assert [process.log_tail for process in group.processes] == ["0\n", "GPU-3\n", "0\n"]
+    finally:
+        backend.close()
+
+
 def test_shards_meet_on_a_port_that_the_first_one_has_inherited(open_backend: Open) -> None:
     backend = open_backend(MEETING)
     backend.create(RESOURCE, PLAN, Group(Stage.ENCODE, None, 1, 3, 1))

@@ -114,6 +114,13 @@ def test_an_encoder_in_two_shards_makes_the_same_bytes_as_one(tmp_path: Path, we
     assert len(list((tmp_path / "out2").glob(".videogen/*/*-enc-1-*/termination.json"))) == 2
 
 
+@pytest.mark.parametrize("gpus", ["", "0,", "0,0", "a", "-1"])
+def test_gpus_that_are_none_are_refused_by_the_command_line(tmp_path: Path, gpus: str) -> None:
+    done = run(tmp_path / "clips.yaml", f"--gpus={gpus}")
+    assert done.returncode == 2
+    assert f"argument --gpus: {gpus!r} is no list of GPUs; want numbers like 0,1,2,3" in done.stderr
+
+
 def test_more_shards_than_the_encoder_has_blocks_are_refused_before_anything_is_written(
     tmp_path: Path, weights: Path
 ) -> None:

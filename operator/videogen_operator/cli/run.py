@@ -17,7 +17,7 @@ from videogen_api.errors import ExitCode, Interrupted, Reason, reason_of_exit
 from videogen_api.plan import Plan
 from videogen_api.resource import VideoGeneration, load_manifests
 from videogen_api.status import FINISHED_PHASES, ConditionType, Phase, VideoGenerationStatus
-from videogen_operator.cli.arguments import device, positive
+from videogen_operator.cli.arguments import device, gpus, positive
 from videogen_operator.cli.view import open_view
 from videogen_operator.core.conditions import TEXT_TRUNCATED
 from videogen_operator.core.defaults import local_defaults
@@ -39,14 +39,21 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("file", type=Path, help="one or many VideoGeneration documents")
     parser.add_argument("--out", type=Path, default=Path("out"), help="output folder (default: out)")
     parser.add_argument(
-        "--workers", type=positive, help="runner processes (default: one per core, at most one per clip)"
+        "--workers", type=positive, help="runner processes (default: one per GPU or core, at most one per clip)"
     )
     parser.add_argument(
         "--encoder-shards",
         type=positive,
         help="processes that share the text encoder (default: as few as fit), whatever spec.encoder.shards says",
     )
-    parser.add_argument("--device", type=device, help="cpu, cuda or cuda:N (default: cpu)", default="cpu")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--device", type=device, help="cpu, cuda or cuda:N (default: cpu)", default="cpu")
+    where.add_argument(
+        "--gpus",
+        type=gpus,
+        default=(),
+        help="GPUs of this machine, such as 0,1,2,3: one worker on each, and one shard of the encoder",
+    )
     parser.add_argument(
         "--output", choices=("text", "json"), default="text", help="json: the final status, for scripts"
     )
@@ -56,7 +63,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Makes every resource of the file in turn; the first failure's exit code is the command's."""
     resources = load_manifests(arguments.file)
-    backend = LocalBackend(arguments.out, os.environ, device=arguments.device)
+    backend = LocalBackend(arguments.out, os.environ, device=_device(arguments), gpus=arguments.gpus)
     try:
         codes = [_run_resource(resource, backend, arguments) for resource in resources]
     finally:
@@ -65,12 +72,16 @@ def run(arguments: argparse.Namespace) -> int:
     return next((code for code in codes if code), ExitCode.OK)
 
 
+def _device(arguments: argparse.Namespace) -> str:
+    return "cuda" if arguments.gpus else str(arguments.device)
+
+
 def _run_resource(resource: VideoGeneration, backend: LocalBackend, arguments: argparse.Namespace) -> int:
-    workers = arguments.workers or os.cpu_count() or 1
+    workers = arguments.workers or len(arguments.gpus) or os.cpu_count() or 1
     defaults = local_defaults(
         str(arguments.out.resolve()),
         workers=workers,
-        device=arguments.device,
+        device=_device(arguments),
         encoder_shards=arguments.encoder_shards,
     )
     plan = make_plan(resource, defaults)

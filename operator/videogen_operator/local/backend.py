@@ -29,6 +29,7 @@ from videogen_operator.local.processes import LocalProcess, RunningGroup, end
 STATE_FOLDER = ".videogen"
 RUNNER_COMMAND: Sequence[str] = (sys.executable, "-m", "videogen_runner.main")
 
+_VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _START_DEADLINE_SECONDS = 300
 """For the shards of an encoder to meet: they are started together."""
 
@@ -37,11 +38,19 @@ class LocalBackend:
     """Runs the groups of one output folder. Raises StoreDenied when the folder cannot be used."""
 
     def __init__(
-        self, out: Path, environment: Mapping[str, str], *, device: str | None, command: Sequence[str] = RUNNER_COMMAND
+        self,
+        out: Path,
+        environment: Mapping[str, str],
+        *,
+        device: str | None,
+        gpus: Sequence[str] = (),
+        command: Sequence[str] = RUNNER_COMMAND,
     ) -> None:
+        """`gpus` are shared out among the processes of each group; none given: each sees what this one sees."""
         self._state = out / STATE_FOLDER
         self._environment = environment
         self._device = device
+        self._gpus = gpus
         self._command = command
         self._groups: dict[str, RunningGroup] = {}
         try:
@@ -149,6 +158,8 @@ class LocalBackend:
             environment[Env.POOL] = group.pool
         if self._device is not None:
             environment[Env.DEVICE] = self._device
+        if self._gpus:
+            environment[_VISIBLE_GPUS] = self._gpus[index % len(self._gpus)]
         inherited = [self._lock]
         if listener is not None:
             host, port = listener.getsockname()
