@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from videogen_api.plan import Plan
+from videogen_api.resource import load_manifests
+from videogen_api.spec import Strategy
+from videogen_operator.cli.main import main
 from videogen_operator.cli.tables import format_bytes, format_flops, format_seconds, render_table
+from videogen_operator.core.defaults import Defaults
+from videogen_operator.core.planner import make_plan
 
 MANIFEST = """\
 apiVersion: videogen.dev/v1alpha1
@@ -210,3 +215,26 @@ def test_seconds_are_shown_with_three_digits_or_two_units(seconds: float, text: 
 def test_bytes_and_operations_are_shown_in_the_unit_that_fits() -> None:
     assert [format_bytes(2**20), format_bytes(2**30), format_bytes(1536 * 2**20)] == ["1 MiB", "1.0 GiB", "1.5 GiB"]
     assert [format_flops(n) for n in (5e7, 2.8e12, 3.4e15)] == ["0.05 GFLOP", "2.80 TFLOP", "3.40 PFLOP"]
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_valid_and_comes_to_its_end_when_it_is_played(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(path)]) == 0
+    assert main(["plan", str(path), "--simulate", "--output", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["timeline"][-1]["phase"] == "Succeeded"
+
+
+def test_four_small_cards_share_the_encoder_first_and_then_take_a_clip_each() -> None:
+    (found,) = load_manifests(EXAMPLES[0].parent / "four-t4.yaml")
+    plan = make_plan(found, Defaults())
+
+    assert (plan.strategy, plan.encoder.shards, len(plan.work)) == (Strategy.SEQUENTIAL, 4, 8)
+    (pool,) = plan.pools
+    assert (pool.replicas, pool.dtype, pool.vae_dtype, pool.shares_encoder_cards) == (4, "float16", "float32", True)
+    assert max(plan.encoder.cost.peak_memory_bytes, pool.cost.peak_memory_bytes) < 13.8 * 2**30

@@ -19,7 +19,8 @@ from tests.core.world import Edit, Spec, World, build_spec, cpu_pool
 from videogen_api.errors import ExitCode
 from videogen_api.status import FINISHED_PHASES, Phase
 from videogen_operator.cli.main import main
-from videogen_operator.core.simulate import Fate, FateOf, Moment, as_planned, simulate
+from videogen_operator.core.fleet import Fleet, Scenario
+from videogen_operator.core.simulate import Fate, FateOf, Moment, SimulatedCluster, simulate
 from videogen_operator.core.totals import totals_of
 from videogen_operator.core.writes import REPORT_EVERY
 
@@ -69,7 +70,7 @@ def lines(moments: tuple[Moment, ...]) -> list[tuple[float, Phase, list[str], li
 
 def test_a_run_takes_the_time_that_its_plan_predicts() -> None:
     plan = build_plan(pools=(("a", 1), ("b", 1)))
-    moments = simulate(build_resource(), plan, as_planned(plan), NOW)
+    moments = simulate(build_resource(), plan, Fleet(plan, Scenario(), NOW))
     assert lines(moments) == [
         (0.0, Phase.PREFLIGHT, ["preflight-1"], []),
         (0.0, Phase.ENCODING, ["encode-1"], []),
@@ -82,7 +83,7 @@ def test_a_run_takes_the_time_that_its_plan_predicts() -> None:
 
 def test_a_failure_is_tried_again_after_its_back_off() -> None:
     fate_of = told(encode_1=Fate(1.0, exit_code=ExitCode.STORE_UNAVAILABLE))
-    moments = simulate(build_resource(), build_plan(), fate_of, NOW)
+    moments = simulate(build_resource(), build_plan(), SimulatedCluster(fate_of, NOW))
     started = [(seconds, created) for seconds, _, created, _ in lines(moments) if created]
     assert started[:3] == [(0.0, ["preflight-1"]), (15.0, ["encode-1"]), (26.0, ["encode-2"])]
     assert moments[-1].phase == Phase.SUCCEEDED
@@ -90,7 +91,9 @@ def test_a_failure_is_tried_again_after_its_back_off() -> None:
 
 def test_a_group_that_never_starts_is_given_up_and_its_room_awaited() -> None:
     fate_of = told(generate_local_1=Fate(starts=False))
-    moments = simulate(build_resource(schedule={"startDeadlineSeconds": 100}), build_plan(), fate_of, NOW)
+    moments = simulate(
+        build_resource(schedule={"startDeadlineSeconds": 100}), build_plan(), SimulatedCluster(fate_of, NOW)
+    )
     given_up = next(moment for moment in moments if moment.deleted)
     again = next(moment for moment in moments if [group.label for group in moment.created] == ["generate-local-2"])
     assert 100 <= (given_up.time - NOW).total_seconds() - 30 < 110
@@ -99,12 +102,12 @@ def test_a_group_that_never_starts_is_given_up_and_its_room_awaited() -> None:
 
 
 def test_a_run_that_would_wait_for_ever_is_told_up_to_there() -> None:
-    moments = simulate(build_resource(), build_plan(), told(encode_1=Fate(starts=False)), NOW)
+    moments = simulate(build_resource(), build_plan(), SimulatedCluster(told(encode_1=Fate(starts=False)), NOW))
     assert (moments[-1].phase, moments[-1].message) == (
         Phase.ENCODING,
         "encoding prompts; no node has room for encode-1",
     )
-    suspended = simulate(build_resource(suspend=True), build_plan(), told(), NOW)
+    suspended = simulate(build_resource(suspend=True), build_plan(), SimulatedCluster(told(), NOW))
     assert [(moment.phase, moment.created) for moment in suspended] == [(Phase.SUSPENDED, ())]
 
 
@@ -120,33 +123,68 @@ def manifest(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_shows_when_each_stage_starts(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_what_each_card_does_and_when_each_stage_starts(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["plan", str(manifest), "--simulate"]) == ExitCode.OK
-    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()[-6:]]
-    cells = [[cell.strip() for cell in row if cell] for row in rows]
-    assert cells[0] == ["AFTER", "PHASE", "STARTS", "MESSAGE"]
-    assert [row[1:-1] for row in cells[1:]] == [
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("  ") if cell] for line in lines[-6:]]
+    assert rows[0] == ["AFTER", "PHASE", "STARTS", "MESSAGE"]
+    assert [row[1:-1] for row in rows[1:]] == [
         ["Preflight", "preflight-1 (1 pod)"],
         ["Encoding", "encode-1 (1 pod)"],
         ["Generating", "generate-t4-1 (2 pods)"],
         ["Collecting", "collect-1 (1 pod)"],
         ["Succeeded"],
     ]
-    assert cells[5][-1] == "2 clips are ready"
+    assert rows[5][-1] == "2 clips are ready"
+    chart = {line.split()[0]: line.split()[1] for line in lines if line.startswith("t4-")}
+    assert chart == {"t4-0": "█" * 64, "t4-1": "█" * 64}
 
 
 def test_scripts_get_the_timeline_as_json(manifest: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["plan", str(manifest), "--simulate", "--output", "json"]) == ExitCode.OK
     found = json.loads(capsysbinary.readouterr().out)
-    timeline = found["timeline"]
-    assert [(moment["phase"], moment["starts"]) for moment in timeline] == [
+    timeline, simulation = found["timeline"], found["simulation"]
+    assert [(moment["phase"], moment["starts"]) for moment in timeline if moment["starts"]] == [
         ("Preflight", {"preflight-1": 1}),
         ("Encoding", {"encode-1": 1}),
         ("Generating", {"generate-t4-1": 2}),
         ("Collecting", {"collect-1": 1}),
-        ("Succeeded", {}),
     ]
-    assert timeline[-1]["seconds"] == pytest.approx(found["totals"]["seconds"], abs=1e-5)
+    assert timeline[-1]["seconds"] == simulation["seconds"]
+    assert simulation["seconds"] == pytest.approx(found["totals"]["seconds"], abs=1e-5)
+    assert simulation["seconds"] == pytest.approx(simulation["leastSeconds"], abs=1e-5)
+    assert [(span["card"], span["kept"]) for span in simulation["spans"]] == [("t4-0", 1), ("t4-0", 1), ("t4-1", 1)]
+
+
+def test_a_slow_pool_and_lost_pods_are_played_as_asked(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(manifest), "--simulate", "--speed", "t4=0.5", "--losses-per-hour", "5%"]) == ExitCode.OK
+    words = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert words["lost"].startswith("lost      0 pods")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--losses-per-hour=100%", "'100%' is no share of all; want one such as 5%"),
+        ("--losses-per-hour=few", "'few' is no share of all; want one such as 5%"),
+        ("--start-seconds=-1", "'-1' is no number of seconds"),
+        ("--speed=t4", "'t4' is no speed; want one such as t4=0.5, for half of what is predicted"),
+        ("--speed=t4=0", "'t4=0' is no speed; want one such as t4=0.5, for half of what is predicted"),
+    ],
+)
+def test_a_scenario_that_cannot_be_played_is_refused(
+    manifest: Path, option: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", str(manifest), "--simulate", option])
+    assert capsys.readouterr().err.endswith(f": {message}\n")
+
+
+def test_a_speed_of_a_pool_that_is_not_there_is_refused(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(manifest), "--simulate", "--speed", "h100=2"]) == ExitCode.INVALID_INPUT
+    assert capsys.readouterr().err == "error: --speed: fox has no pool 'h100'; its pools are t4\n"
 
 
 # Lives that are stopped after any single write.

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from videogen_api.plan import Device, Plan, PlannedPool, canonical_json
 from videogen_api.resource import VideoGeneration, load_manifests
 from videogen_api.spec import ModelRef, Storage
 from videogen_api.video import num_tokens
-from videogen_operator.cli.arguments import positive
+from videogen_operator.cli.arguments import positive, seconds, share, speed
+from videogen_operator.cli.chart import render_chart
 from videogen_operator.cli.tables import format_bytes, format_flops, format_seconds, render_fields, render_table
 from videogen_operator.core.defaults import Defaults, local_defaults
+from videogen_operator.core.fleet import Fleet, Scenario, Span
 from videogen_operator.core.planner import make_plan
-from videogen_operator.core.simulate import Moment, as_planned, simulate
-from videogen_operator.core.totals import totals_of
+from videogen_operator.core.simulate import Moment, simulate
+from videogen_operator.core.totals import least_seconds, totals_of
 
 _SHOWN_CLIPS = 4
 _OUT = "out"
@@ -36,7 +39,21 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--simulate",
         action="store_true",
-        help="play the run through in the predicted seconds, and show what starts when",
+        help="play the run through in the predicted seconds, and show what each card does when",
+    )
+    simulated = parser.add_argument_group("with --simulate")
+    simulated.add_argument("--losses-per-hour", type=share, default=0.0, help="pods lost in an hour, such as 5%%")
+    simulated.add_argument("--seed", type=int, default=0, help="which pods are lost when (default: 0)")
+    simulated.add_argument(
+        "--start-seconds", type=seconds, default=0.0, help="from creating a pod to its first operation (default: 0)"
+    )
+    simulated.add_argument(
+        "--speed",
+        type=speed,
+        action="append",
+        default=[],
+        metavar="POOL=FACTOR",
+        help="cards of a pool that are faster or slower than predicted, such as t4=0.5",
     )
     parser.set_defaults(command=run)
 
@@ -45,17 +62,49 @@ def run(arguments: argparse.Namespace) -> int:
     """Plans every resource of the file. Raises InvalidInput for the first one that cannot be planned."""
     resources = load_manifests(arguments.file)
     plans = [_plan(resource, arguments) for resource in resources]
-    timelines = [
-        simulate(resource, plan, as_planned(plan), _BEGIN) if arguments.simulate else ()
-        for resource, plan in zip(resources, plans, strict=True)
-    ]
-    if arguments.output == "json":
-        for plan, timeline in zip(plans, timelines, strict=True):
-            sys.stdout.buffer.write(_to_json(plan, timeline) + b"\n")
-    else:
-        parts = [(render_plan(plan), render_timeline(line)) for plan, line in zip(plans, timelines, strict=True)]
-        print("\n\n".join(part for pair in parts for part in pair if part))
+    for resource, plan in zip(resources, plans, strict=True):
+        played = play(resource, plan, _scenario(plan, arguments)) if arguments.simulate else None
+        if arguments.output == "json":
+            sys.stdout.buffer.write(_to_json(plan, played) + b"\n")
+        else:
+            separator = "\n" if resource is not resources[0] else ""
+            print(separator + render_plan(plan) + (f"\n\n{render_played(plan, played)}" if played is not None else ""))
     return ExitCode.OK
+
+
+@dataclass(frozen=True)
+class Played:
+    """A simulated run."""
+
+    scenario: Scenario
+    moments: tuple[Moment, ...]
+    spans: tuple[Span, ...]
+    losses: int
+
+    @property
+    def seconds(self) -> float:
+        return _age(self.moments[-1])
+
+    @property
+    def redone_seconds(self) -> float:
+        """Work that was lost with its pods."""
+        return sum((span.end - span.begin) * (1 - span.kept) for span in self.spans)
+
+
+def play(resource: VideoGeneration, plan: Plan, scenario: Scenario) -> Played:
+    """Plays a run through: the operator's own decisions, on cards that take the predicted seconds."""
+    fleet = Fleet(plan, scenario, _BEGIN)
+    moments = simulate(resource, plan, fleet)
+    return Played(scenario, moments, tuple(fleet.spans), fleet.losses)
+
+
+def _scenario(plan: Plan, arguments: argparse.Namespace) -> Scenario:
+    speeds = dict(arguments.speed)
+    unknown = sorted(set(speeds) - {pool.name for pool in plan.pools})
+    if unknown:
+        names = ", ".join(pool.name for pool in plan.pools)
+        raise InvalidInput(f"--speed: {plan.name} has no pool {unknown[0]!r}; its pools are {names}")
+    return Scenario(arguments.losses_per_hour, arguments.start_seconds, speeds, arguments.seed)
 
 
 def _plan(resource: VideoGeneration, arguments: argparse.Namespace) -> Plan:
@@ -123,10 +172,21 @@ def render_plan(plan: Plan) -> str:
     )
 
 
-def render_timeline(timeline: tuple[Moment, ...]) -> str:
-    """The moments of a simulated run for a person; nothing for none."""
-    rows = [[format_seconds(_age(at)), at.phase.value, _describe_groups(at), at.message] for at in timeline]
-    return render_table(["AFTER", "PHASE", "STARTS", "MESSAGE"], rows) if rows else ""
+def render_played(plan: Plan, played: Played) -> str:
+    """A simulated run for a person: how long, how well used, and what happened when."""
+    least = least_seconds(plan, played.scenario.speeds)
+    fields = [("makespan", f"{format_seconds(played.seconds)}; no order of clips could beat {format_seconds(least)}")]
+    if played.scenario.losses_per_hour:
+        pods = f"{played.losses} pod{'' if played.losses == 1 else 's'}"
+        fields.append(("lost", f"{pods}, {format_seconds(played.redone_seconds)} of work done again"))
+    rows = [[format_seconds(_age(at)), at.phase.value, _describe_groups(at), at.message] for at in played.moments]
+    return "\n\n".join(
+        [
+            render_fields(fields),
+            render_chart(plan, played.spans, played.seconds),
+            render_table(["AFTER", "PHASE", "STARTS", "MESSAGE"], rows),
+        ]
+    )
 
 
 def _age(moment: Moment) -> float:
@@ -180,7 +240,7 @@ def _pool_row(pool: PlannedPool) -> list[str]:
     ]
 
 
-def _to_json(plan: Plan, timeline: tuple[Moment, ...]) -> bytes:
+def _to_json(plan: Plan, played: Played | None) -> bytes:
     moments = [
         {
             "seconds": _age(moment),
@@ -188,7 +248,7 @@ def _to_json(plan: Plan, timeline: tuple[Moment, ...]) -> bytes:
             "message": moment.message,
             "starts": {group.label: group.processes for group in moment.created},
         }
-        for moment in timeline
+        for moment in (played.moments if played is not None else ())
     ]
     return canonical_json(
         {
@@ -197,5 +257,18 @@ def _to_json(plan: Plan, timeline: tuple[Moment, ...]) -> bytes:
             "tokens": num_tokens(plan.video.latent),
             "totals": totals_of(plan).model_dump(mode="json", by_alias=True),
         }
-        | ({"timeline": moments} if moments else {})
+        | ({"timeline": moments, "simulation": _simulation(plan, played)} if played is not None else {})
     )
+
+
+def _simulation(plan: Plan, played: Played) -> dict[str, Any]:
+    return {
+        "seconds": played.seconds,
+        "leastSeconds": least_seconds(plan, played.scenario.speeds),
+        "losses": played.losses,
+        "redoneSeconds": played.redone_seconds,
+        "spans": [
+            {"card": span.card, "label": span.label, "begin": span.begin, "end": span.end, "kept": span.kept}
+            for span in played.spans
+        ],
+    }

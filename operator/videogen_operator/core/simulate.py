@@ -1,12 +1,13 @@
 """A run played through without a cluster: `reconcile` folded over groups that end as they are told to.
 
-For tests, which tell groups to fail, hang or vanish, and for `videogen plan --simulate`, which has them take the time
-that the plan predicts. Time is a number that the caller moves; nothing here waits.
+`SimulatedCluster` is for tests, which tell groups to fail, hang or vanish; `videogen plan --simulate` plays a run on a
+`Fleet` (core/fleet.py). Time is a number that moves; nothing here waits.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from videogen_api.errors import ExitCode, reason_of_exit
 from videogen_api.naming import Stage
@@ -24,7 +25,6 @@ from videogen_operator.core.observed import (
     WaitingReason,
 )
 from videogen_operator.core.reconcile import reconcile
-from videogen_operator.core.totals import pool_seconds
 
 GRACE = timedelta(seconds=5)
 """How long the pods of a deleted group stay at work."""
@@ -54,16 +54,24 @@ class Fate:
 FateOf = Callable[[Group], Fate]
 
 
-def as_planned(plan: Plan) -> FateOf:
-    """Every group does its work in the time that the plan predicts; checking and collecting take none."""
-    of_pools = pool_seconds(plan)
+class Cluster(Protocol):
+    """What a run is played on."""
 
-    def fate_of(group: Group) -> Fate:
-        if group.stage == Stage.ENCODE:
-            return Fate(plan.encoder.cost.seconds)
-        return Fate(of_pools[group.pool]) if group.pool is not None else Fate()
+    @property
+    def now(self) -> datetime: ...
 
-    return fate_of
+    def observe(self) -> Observed:
+        """All groups that can be seen now."""
+
+    def create(self, plan: Plan, group: Group) -> None: ...
+
+    def delete(self, group: ObservedGroup) -> None: ...
+
+    def wait(self, until: datetime | None) -> bool:
+        """Moves on to when something can be seen that could not be seen before, at most to `until`.
+
+        Returns whether there is such a moment.
+        """
 
 
 @dataclass(frozen=True)
@@ -168,6 +176,12 @@ class SimulatedCluster:
         moments = [moment for life in self._lives for moment in (life.ends, life.gone)]
         return min((moment for moment in moments if moment is not None and moment > self.now), default=None)
 
+    def wait(self, until: datetime | None) -> bool:
+        """As in Cluster."""
+        moments = [moment for moment in (until, self.next_change()) if moment is not None]
+        self.now = max(self.now, min(moments, default=self.now))
+        return bool(moments)
+
     def _report(self, plan: Plan, group: Group, fate: Fate) -> TerminationReport:
         code = fate.exit_code
         report = TerminationReport(
@@ -219,16 +233,14 @@ class Moment:
 
 
 def simulate(
-    resource: VideoGeneration, plan: Plan, fate_of: FateOf, start: datetime, *, most_passes: int = 1000
+    resource: VideoGeneration, plan: Plan, cluster: Cluster, *, most_passes: int = 10_000
 ) -> tuple[Moment, ...]:
     """Every moment of a run up to its end; up to where nothing would ever happen again, where it has no end."""
-    cluster, moments = SimulatedCluster(fate_of, start), list[Moment]()
+    moments = list[Moment]()
     for _ in range(most_passes):
         decision = reconcile(resource, plan, cluster.observe(), cluster.now)
         for stale in decision.delete:
             cluster.delete(stale)
-        for scaling in decision.scale:
-            cluster.scale(scaling.group, scaling.processes)
         for group in decision.create:
             cluster.create(plan, group)
         status = decision.status
@@ -236,8 +248,8 @@ def simulate(
         if decision.acts or not moments or (phase, message) != (moments[-1].phase, moments[-1].message):
             moments.append(Moment(cluster.now, phase, message, decision.create, decision.delete))
         resource = resource.model_copy(update={"status": status})
-        changes = [change for change in (decision.wake_at, cluster.next_change()) if change is not None]
-        if status.phase in FINISHED_PHASES or not (decision.acts or changes):
+        if status.phase in FINISHED_PHASES:
             break
-        cluster.now = cluster.now if decision.acts else max(cluster.now, min(changes))
+        if not decision.acts and not cluster.wait(decision.wake_at):
+            break
     return tuple(moments)

@@ -1,5 +1,6 @@
 """A whole plan in a few numbers: work, card time and wall time. Starting pods and loading weights are not in them."""
 
+from collections.abc import Mapping
 from heapq import heapreplace
 from typing import NamedTuple
 
@@ -45,34 +46,32 @@ def schedule_of(plan: Plan, strategy: Strategy, *, start_seconds: float = 0.0) -
     """The run as the strategy plays it. `start_seconds`: from creating a pod to its first operation."""
     encode_seconds, texts = plan.encoder.cost.seconds, len(plan.texts)
     if strategy == Strategy.OVERLAPPED:
-        free = start_seconds
         ready = [start_seconds + encode_seconds * (last + 1) / texts for last in last_texts(plan)]
-    else:
-        free = start_seconds + encode_seconds + start_seconds
-        ready = [0.0] * len(plan.work)
+        return _deal(plan, start_seconds, ready)
+    return _deal(plan, start_seconds + encode_seconds + start_seconds, [0.0] * len(plan.work))
+
+
+def _deal(plan: Plan, free: float, ready: list[float]) -> Schedule:
+    """Each clip goes to the runner that would finish it first; all are free from `free` on, clip by clip is `ready`."""
     runners = [[free] * pool.replicas for pool in plan.pools]
-    counts = [0] * len(plan.pools)
-    end = free
-    for runner_ready in ready:
-        ends = [
-            max(free_at[0], runner_ready) + pool.cost.seconds if free_at else float("inf")
-            for free_at, pool in zip(runners, plan.pools, strict=True)
-        ]
-        first = min(ends)
-        position = ends.index(first)
+    at_work = [(position, pool.cost.seconds) for position, pool in enumerate(plan.pools) if pool.replicas]
+    counts, latest = [0] * len(plan.pools), free
+    for clip_ready in ready:
+        end, position = min((max(runners[pool][0], clip_ready) + seconds, pool) for pool, seconds in at_work)
+        heapreplace(runners[position], end)
         counts[position] += 1
-        end = max(end, first)
-        heapreplace(runners[position], first)
-    return Schedule(tuple(counts), end)
+        latest = max(latest, end)
+    return Schedule(tuple(counts), latest)
 
 
-def pool_seconds(plan: Plan) -> dict[str, float]:
-    """How long each pool is at work, by its name."""
-    counts = schedule_of(plan, Strategy.SEQUENTIAL).clips
-    return {
-        pool.name: -(-count // pool.replicas) * pool.cost.seconds if count else 0.0
-        for pool, count in zip(plan.pools, counts, strict=True)
-    }
+def least_seconds(plan: Plan, speeds: Mapping[str, float]) -> float:
+    """What no order of clips could beat: encoding, then all work shared out without rest, or one clip at its fastest.
+
+    `speeds` are multiples of what the plan predicts, by pool.
+    """
+    seconds = [(pool.replicas, pool.cost.seconds / speeds.get(pool.name, 1.0)) for pool in plan.pools if pool.replicas]
+    generate = max(len(plan.work) / sum(count / each for count, each in seconds), min(each for _, each in seconds))
+    return generate + (plan.encoder.cost.seconds if plan.strategy == Strategy.SEQUENTIAL else 0.0)
 
 
 def last_texts(plan: Plan) -> tuple[int, ...]:

@@ -1,0 +1,87 @@
+"""What a pass sees of a simulated fleet: groups, their processes, and the reports of those that have ended."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from videogen_api.errors import ExitCode
+from videogen_api.naming import Stage
+from videogen_api.plan import Plan, WeightsDigests
+from videogen_api.report import Bitmap, CollectReport, GenerateReport, PreflightReport, TerminationReport
+from videogen_operator.core.observed import Group, GroupState, ObservedGroup, ObservedProcess
+from videogen_operator.core.workload import Runner, Workload
+
+KILLED = 137
+
+
+@dataclass
+class SimulatedJob:
+    """A group from its creation on; times are seconds of the simulated clock."""
+
+    run_id: str
+    group: Group
+    created: float
+    runners: list[Runner] = field(default_factory=list)
+    ended: float | None = None
+    exit_code: int = ExitCode.OK
+    deleted: float | None = None
+
+    @property
+    def at_work(self) -> bool:
+        return self.ended is None and self.deleted is None
+
+
+def look(job: SimulatedJob, plan: Plan, workload: Workload, start: datetime) -> ObservedGroup:
+    """What a pass sees of a group; `start` is when the simulated clock stood at 0."""
+    group = job.group
+    state = GroupState.RUNNING
+    if job.ended is not None:
+        state = GroupState.FAILED if job.exit_code else GroupState.SUCCEEDED
+    return ObservedGroup(
+        run_id=job.run_id,
+        stage=group.stage,
+        pool=group.pool,
+        attempt=group.attempt,
+        round=group.round,
+        state=state,
+        processes=tuple(_look_at(job, index, plan, workload) for index in range(group.processes)),
+        expected=group.processes,
+        created=start + timedelta(seconds=job.created),
+        finished=None if job.ended is None else start + timedelta(seconds=job.ended),
+        template=group.template,
+    )
+
+
+def _look_at(job: SimulatedJob, index: int, plan: Plan, workload: Workload) -> ObservedProcess:
+    name = f"{job.group.label}-{index}"
+    if job.ended is None:
+        return ObservedProcess(index, name)
+    if job.exit_code:
+        return ObservedProcess(index, name, exit_code=job.exit_code, disrupted=True)
+    return ObservedProcess(index, name, exit_code=ExitCode.OK, report=_report(job, index, plan, workload))
+
+
+def _report(job: SimulatedJob, index: int, plan: Plan, workload: Workload) -> TerminationReport:
+    group = job.group
+    report = TerminationReport(
+        stage=group.stage, pool=group.pool, index=index, attempt=group.attempt, exit_code=ExitCode.OK, message="",
+        seconds=(job.ended or job.created) - job.created, peak_memory_bytes=0,
+    )  # fmt: skip
+    if group.stage == Stage.PREFLIGHT:
+        found = PreflightReport(
+            weights=WeightsDigests(encoder="", denoiser="", vae=""),
+            embeddings=Bitmap.of(position < workload.encoded for position in range(len(plan.texts))),
+            clips=Bitmap.of(position < workload.done for position in range(len(plan.work))),
+            claims=True,
+        )
+        return report.model_copy(update={"preflight": found})
+    if group.stage == Stage.COLLECT:
+        missing = len(plan.work) - workload.done
+        made = CollectReport(succeeded=len(plan.clips) - missing, failed=0, missing=missing)
+        return report.model_copy(update={"collect": made})
+    if group.stage == Stage.GENERATE:
+        runner = GenerateReport(
+            finished=job.runners[index].done, reused=0, failed=0, resumed=0, steps=0,
+            step_seconds=0.0, load_seconds=0.0,
+        )  # fmt: skip
+        return report.model_copy(update={"generate": runner})
+    return report
