@@ -35,6 +35,9 @@ _GIB = 2**30
 # What the caching allocator cannot use because no free block has the right size; the planner counts with as much.
 _FRAGMENTATION_PERCENT = 4
 
+# Steps of a tiny model take milliseconds, and looking at a container's memory can take as long.
+_LOOK_SECONDS = 0.25
+
 
 @dataclass(frozen=True)
 class NoMemory:
@@ -67,7 +70,7 @@ class Adaptation:
         needs = self._needs(pool, denoiser, vae)
         self._ladder = Ladder.of_plan(Form(pool.guidance_batch, pool.decode_batch_frames), needs)
         self._tell()
-        room, most = self._room().device, max(needs.of(work, self.form) for work in Work)
+        room, most = self._room(0.0).device, max(needs.of(work, self.form) for work in Work)
         if most > room:
             log.warning(
                 "%s has room for %.2f GiB, and the planned form needs %.2f GiB: a smaller one will be taken",
@@ -85,14 +88,14 @@ class Adaptation:
 
     def prepare(self, work: Work) -> None:
         """Takes the form in which the work fits. Raises OutOfMemory where not even its weights can be moved."""
-        self._follow(self._ladder.before(work, self._room()), work, "by prediction")
+        self._follow(self._ladder.before(work, self._room(_LOOK_SECONDS)), work, "by prediction")
 
     def step_down(self, work: Work, why: str) -> None:
         """Takes a smaller form after the work has failed. Raises OutOfMemory at the ladder's end."""
         gc.collect()
         if self._on_card:
             torch.cuda.empty_cache()
-        room = self._room()
+        room = self._room(0.0)
         below = self._ladder.after_failure(work, room)
         if below is None:
             raise OutOfMemory(
@@ -123,8 +126,8 @@ class Adaptation:
             host_blocks=self.form.host_blocks,
         )
 
-    def _room(self) -> Room:
-        room = self._progress.memory.room()
+    def _room(self, at_most_seconds_ago: float) -> Room:
+        room = self._progress.memory.room(at_most_seconds_ago)
         if not self._on_card:
             return Room(device=room, host=0)
         return Room(device=room - room * _FRAGMENTATION_PERCENT // 100, host=sample_host().free)

@@ -6,8 +6,8 @@ Peaks are the kernel's (VmHWM) and those of torch's allocator: no sampling can m
 import os
 import resource
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
@@ -21,6 +21,8 @@ _CGROUP_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+
+_NO_LIMIT = 2**63 - 1
 
 # What torch's CPU allocator says in a plain RuntimeError.
 _HOST_ALLOCATOR_FAILED = "DefaultCPUAllocator: "
@@ -55,10 +57,11 @@ def sample_memory(device: str) -> MemorySample:
 
 def sample_host() -> MemorySample:
     """Resident set of this process, and what the machine and its control groups leave it."""
-    limits = _own_cgroup_limits()
+    limits = [(group.limit(), group.held()) for group in _own_groups()]
+    used, peak = _resident()
     return MemorySample(
-        used=_resident(),
-        peak=_resident_peak(),
+        used=used,
+        peak=peak,
         free=max(0, min([_available(), *(limit - held for limit, held in limits)])),
         total=min([_physical(), *(limit for limit, _ in limits)]),
     )
@@ -70,7 +73,7 @@ def peak_memory(device: str) -> int:
         import torch
 
         return torch.cuda.max_memory_reserved(device)
-    return _resident_peak()
+    return _resident()[1]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -86,14 +89,39 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def cgroup_limits(root: Path, membership: str) -> list[tuple[int, int]]:
-    """Limit and use of each control group with a memory limit, from this process's own up to the root.
+@dataclass(frozen=True)
+class ControlGroup:
+    """A group with a memory limit, version 2 or 1; see https://docs.kernel.org/admin-guide/cgroup-v2.html."""
 
-    Use is without the file pages that the kernel gives up on demand. `membership` is the content of /proc/self/cgroup:
-    `0::/path` for version 2, `N:memory:/path` for version 1; see
-    https://docs.kernel.org/admin-guide/cgroup-v2.html.
+    folder: Path
+    files: tuple[str, str, str]
+
+    def limit(self) -> int:
+        """Bytes; 2**63 or so where there is no limit."""
+        text = (self.folder / self.files[0]).read_text().strip()
+        return _NO_LIMIT if text == "max" else int(text)
+
+    def held(self) -> int:
+        """Bytes, without the file pages that the kernel gives up on demand."""
+        _, use, reclaimable = self.files
+        return max(0, int((self.folder / use).read_text()) - self._stat(reclaimable))
+
+    def _stat(self, name: str) -> int:
+        if not (self.folder / "memory.stat").is_file():
+            return 0
+        for line in (self.folder / "memory.stat").read_text().splitlines():
+            key, _, value = line.partition(" ")
+            if key == name:
+                return int(value)
+        return 0
+
+
+def limited_groups(root: Path, membership: str, physical: int) -> list[ControlGroup]:
+    """This process's control group and those above it, as far as they allow less than the `physical` memory.
+
+    `membership` is the content of /proc/self/cgroup: `0::/path` for version 2, `N:memory:/path` for version 1.
     """
-    found: list[tuple[int, int]] = []
+    found: list[ControlGroup] = []
     for line in membership.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
@@ -103,28 +131,13 @@ def cgroup_limits(root: Path, membership: str) -> list[tuple[int, int]]:
         # Inside a container the path can be the host's: then only the root is there, and it is the container's own.
         for folder in (group, *group.parents):
             if folder.is_relative_to(base):
-                found += _limits_in(folder)
+                candidates = (ControlGroup(folder, files) for files in _CGROUP_FILES if _has(folder, files[:2]))
+                found += (candidate for candidate in candidates if candidate.limit() < physical)
     return found
 
 
-def _limits_in(folder: Path) -> Iterator[tuple[int, int]]:
-    for limit_name, use_name, reclaimable in _CGROUP_FILES:
-        if not (folder / limit_name).is_file() or not (folder / use_name).is_file():
-            continue
-        limit = (folder / limit_name).read_text().strip()
-        if limit != "max":
-            use = int((folder / use_name).read_text())
-            yield int(limit), max(0, use - _stat_of(folder, reclaimable))
-
-
-def _stat_of(folder: Path, name: str) -> int:
-    if not (folder / "memory.stat").is_file():
-        return 0
-    for line in (folder / "memory.stat").read_text().splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
-    return 0
+def _has(folder: Path, names: tuple[str, ...]) -> bool:
+    return all((folder / name).is_file() for name in names)
 
 
 def _sample_card(device: str) -> MemorySample:
@@ -144,10 +157,12 @@ def _sample_card(device: str) -> MemorySample:
     )
 
 
-def _own_cgroup_limits() -> list[tuple[int, int]]:
+@cache
+def _own_groups() -> list[ControlGroup]:
+    # Once: files of control groups are slow to ask, and which groups have a limit does not change.
     if not _CGROUP_MEMBERSHIP.is_file():
         return []
-    return cgroup_limits(_CGROUP_ROOT, _CGROUP_MEMBERSHIP.read_text())
+    return limited_groups(_CGROUP_ROOT, _CGROUP_MEMBERSHIP.read_text(), _physical())
 
 
 def _physical() -> int:
@@ -155,24 +170,22 @@ def _physical() -> int:
 
 
 def _available() -> int:
-    return _field_bytes(_MEMINFO, "MemAvailable") if _MEMINFO.is_file() else _physical() - _rusage_peak()
+    return _fields(_MEMINFO, "MemAvailable")[0] if _MEMINFO.is_file() else _physical() - _rusage_peak()
 
 
-def _resident() -> int:
-    return _field_bytes(_STATUS, "VmRSS") if _STATUS.is_file() else _rusage_peak()
-
-
-def _resident_peak() -> int:
+def _resident() -> tuple[int, int]:
+    """Bytes now and at most."""
     # Not ru_maxrss: Linux keeps it across exec, so that a small process would report the size of its parent.
-    return _field_bytes(_STATUS, "VmHWM") if _STATUS.is_file() else _rusage_peak()
+    if _STATUS.is_file():
+        peak, now = _fields(_STATUS, "VmHWM", "VmRSS")
+        return now, peak
+    return _rusage_peak(), _rusage_peak()
 
 
-def _field_bytes(file: Path, field: str) -> int:
-    for line in file.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024
-    raise RuntimeError(f"{file} has no {field}")
+def _fields(file: Path, *names: str) -> list[int]:
+    """Bytes of lines such as `VmRSS: 1234 kB`."""
+    values = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+    return [int(values[name].split()[0]) * 1024 for name in names]
 
 
 def _rusage_peak() -> int:

@@ -60,9 +60,19 @@ class MemoryMonitor:
                 return self._seen[-1][1]
         return self.look()
 
-    def room(self) -> int:
-        """The fewest bytes that this process could have held altogether, over the window up to now."""
-        self.look()
+    def room(self, at_most_seconds_ago: float = 0.0) -> int:
+        """The fewest bytes that this process could have held altogether, over the window up to now.
+
+        It looks now, unless the last look was so few seconds ago: files of control groups can take milliseconds.
+        """
+        with self._lock:
+            is_fresh = (
+                bool(self._seen)
+                and self._seen_device == self._device()
+                and self._now() - self._seen[-1][0] < at_most_seconds_ago
+            )
+        if not is_fresh:
+            self.look()
         with self._lock:
             return min(sample.room for _, sample in self._seen)
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from videogen_runner.memory import (
+    ControlGroup,
     MemorySample,
-    cgroup_limits,
     is_out_of_memory,
+    limited_groups,
     peak_memory,
     sample_host,
     sample_memory,
@@ -45,6 +46,7 @@ def test_memory_is_what_the_kernel_says() -> None:
             "0::/pod/app\n",
             [(500, 150), (1000, 900)],
         ),
+        ({"memory.max": str(2**63 - 4096), "memory.current": "7"}, "0::/\n", []),
         ({"other/memory.max": "1", "other/memory.current": "1"}, "0::/pod\n", []),
         ({"memory.max": "1000", "memory.current": "7"}, "0::/../../elsewhere\n", [(1000, 7)]),
         (
@@ -63,11 +65,17 @@ def test_limits_of_control_groups_count_up_to_the_root_without_pages_that_can_be
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert cgroup_limits(tmp_path, membership) == limits
+    groups = limited_groups(tmp_path, membership, physical=10_000)
+    assert [(group.limit(), group.held()) for group in groups] == limits
 
 
-def test_the_container_bounds_what_a_process_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videogen_runner.memory._own_cgroup_limits", lambda: [(10 * MIB, 4 * MIB), (9 * MIB, 8 * MIB)])
+def test_the_container_bounds_what_a_process_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, (limit, held) in {"a": (10 * MIB, 4 * MIB), "b": (9 * MIB, 8 * MIB)}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "memory.max").write_text(str(limit))
+        (tmp_path / name / "memory.current").write_text(str(held))
+    groups = [ControlGroup(tmp_path / name, ("memory.max", "memory.current", "inactive_file")) for name in ("a", "b")]
+    monkeypatch.setattr("videogen_runner.memory._own_groups", lambda: groups)
     sample = sample_host()
     assert (sample.free, sample.total) == (1 * MIB, 9 * MIB)
 
@@ -120,6 +128,17 @@ def test_what_the_process_takes_itself_leaves_the_room_as_it_is() -> None:
     assert monitor.room() == 100
     card.used, card.free = 95, 5
     assert monitor.room() == 100
+
+
+def test_a_look_that_is_recent_enough_is_not_repeated() -> None:
+    card = Card()
+    monitor = card.monitor()
+    looks = []
+    for seconds in (0.0, 0.2, 0.3, 0.54, 0.56):
+        card.seconds = seconds
+        monitor.room(at_most_seconds_ago=0.25)
+        looks.append(card.looks)
+    assert looks == [1, 1, 2, 2, 3]
 
 
 def test_many_who_ask_cost_one_look() -> None:
