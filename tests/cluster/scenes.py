@@ -5,7 +5,7 @@ A module has one scene: whatever takes its time is applied when the scene opens,
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tests.cluster.behaviours import Behaviour, SimulatedPod, succeed
@@ -16,7 +16,7 @@ from videogen_api import naming
 from videogen_api.naming import Stage
 from videogen_api.resource import parse_resource
 from videogen_api.status import FINISHED_PHASES, ConditionType, Phase, VideoGenerationStatus
-from videogen_operator.cluster.api_errors import NotFound
+from videogen_operator.cluster.api_errors import Conflict, NotFound
 from videogen_operator.cluster.client import KubernetesClient
 from videogen_operator.cluster.resources import EVENTS, JOBS, PODS, VIDEO_GENERATIONS, Object, Resource
 from videogen_operator.core.defaults import Defaults
@@ -137,7 +137,11 @@ class Scene:
             metadata = pod["metadata"]
             if "deletionTimestamp" in metadata and pod["status"].get("phase") not in ("Failed", "Succeeded"):
                 status = {"phase": "Failed"}
-                self.client.patch_status(PODS, self.namespace, metadata["name"], metadata["resourceVersion"], status)
+                # Somebody else was faster.
+                with suppress(NotFound, Conflict):
+                    self.client.patch_status(
+                        PODS, self.namespace, metadata["name"], metadata["resourceVersion"], status
+                    )
 
     def is_gone(self, kind: Resource, name: str) -> bool:
         try:

@@ -17,6 +17,7 @@ from videogen_operator.cluster.api_errors import (
     Forbidden,
     Gone,
     Invalid,
+    NamespaceTerminating,
     NotFound,
     NotLeader,
     TooManyRequests,
@@ -65,6 +66,17 @@ def test_refusals_become_errors_that_carry_the_servers_words(
     assert type(caught.value) is expected
     assert caught.value.code == code
     assert str(caught.value) == f"GET /apis/batch/v1/namespaces/team/jobs/fox: {code}: the server's words"
+
+
+def test_a_refusal_because_the_namespace_goes_is_told_from_others(faulty: FaultyServer) -> None:
+    refusal = status(403, "Forbidden", "it is being terminated")
+    cause = {"reason": "NamespaceTerminating", "message": "namespace team is being terminated"}
+    faulty.replies = [Reply(403, refusal | {"details": {"causes": [cause]}})]
+    with pytest.raises(NamespaceTerminating):
+        faulty.client.try_create(JOBS, "team", {"metadata": {"name": "fox"}})
+    assert [(request.method, request.path) for request in faulty.requests] == [
+        ("POST", "/apis/batch/v1/namespaces/team/jobs?dryRun=All")
+    ]
 
 
 def test_the_time_that_the_server_asks_to_wait_is_kept(faulty: FaultyServer) -> None:

@@ -18,7 +18,7 @@ from videogen_api import naming
 from videogen_api.errors import Reason
 from videogen_api.naming import Stage
 from videogen_api.report import Bitmap, Progress, RunnerState
-from videogen_operator.cluster.observe import Family, changes_at, find_refused, observe
+from videogen_operator.cluster.observe import Family, changes_at, find_refused, is_abandoned, observe
 from videogen_operator.cluster.resources import JOBS, PODS, Object
 from videogen_operator.cluster.slim import slim
 from videogen_operator.core.observed import (
@@ -503,3 +503,36 @@ def test_no_object_stops_the_observation(jobs: tuple[Object, ...], pods: tuple[O
     # Whatever was done to it, the Job that nobody touched is seen.
     if jobs[1] == slim(JOBS, build_job("k")):
         assert "k" in [group.uid for group in groups]
+
+
+# Pods that nobody replaces
+
+
+def gone_pod(name: str = "p", *, seconds: float, **fields: Any) -> Object:
+    """A pod that has ended and was to be gone that long ago."""
+    return build_pod(name, phase="Failed", state=ended(137), deleted=-seconds, **fields)
+
+
+@pytest.mark.parametrize(
+    ("job", "pods", "expected"),
+    [
+        (build_job(), [gone_pod(seconds=10)], True),
+        (build_job(), [gone_pod(seconds=9)], False),
+        (build_job(), [gone_pod(seconds=60), gone_pod("q", index=1, seconds=9)], False),
+        (build_job(), [gone_pod(seconds=60), build_pod("q", index=1)], False),
+        (build_job(), [build_pod(phase="Failed", state=ended(137))], False),
+        (build_job(), [], False),
+        (build_job() | {"spec": {"suspend": True}}, [gone_pod(seconds=60)], False),
+        (build_job(conditions=(condition("Failed"),)), [gone_pod(seconds=60)], False),
+    ],
+    ids=["deleted", "just deleted", "one just", "one runs", "not deleted", "no pods", "suspended", "failed"],
+)
+def test_a_job_whose_pods_were_deleted_and_are_not_replaced_is_abandoned(
+    job: Object, pods: list[Object], expected: bool
+) -> None:
+    assert is_abandoned(read([job], pods), NOW) is expected
+
+
+def test_a_job_that_may_be_abandoned_is_looked_at_when_it_is_and_again_later() -> None:
+    assert changes_at(read([build_job()], [gone_pod(seconds=4)]), NOW) == NOW + timedelta(seconds=6)
+    assert changes_at(read([build_job()], [gone_pod(seconds=60)]), NOW) == NOW + timedelta(seconds=30)

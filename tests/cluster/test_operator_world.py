@@ -22,6 +22,8 @@ CPU = {"name": "cpu", "gpu": {"count": 0}}
 ONLY_SEPARATORS = "\x1c\x1c"
 """Space to Python, but not to the rules of the API server."""
 MOST_SECONDS = 10.0
+MOST_REFUSED = 10
+"""Requests in a namespace that goes: the pauses between two of them double."""
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown-model": (
@@ -105,6 +107,8 @@ def scenes(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
         for scene in others:
             scene.apply("fox")
         doomed.apply("fox", at(Stage.GENERATE, hang))
+        doomed.wait_for_pods("fox", Stage.GENERATE, 1)
+        control_plane.kubectl("delete", "namespace", doomed.namespace, "--wait=false")
         yield scenes
 
 
@@ -220,3 +224,29 @@ def seconds_to_event(scene: Scene, name: str, reason: str) -> float:
     )
     created = scene.all_jobs(name)[0]["metadata"]["creationTimestamp"]
     return (datetime.fromisoformat(told) - datetime.fromisoformat(created)).total_seconds()
+
+
+def test_a_namespace_that_goes_while_a_run_is_at_work_takes_everything_with_it(scenes: Scenes) -> None:
+    """Its Jobs too: Kubernetes would keep a Job for the sake of its pods, and the last of these for that of the Job.
+
+    The last test of all: it waits for Kubernetes.
+    """
+    scene = scenes.doomed
+
+    def is_gone() -> bool:
+        scene.end_deleted_pods("fox")
+        return scene.world.plane.kubectl("get", "namespace", scene.namespace, "--ignore-not-found") == ""
+
+    scene.wait_until(is_gone, lambda: scene.status("fox"))
+
+    message = f"namespace {scene.namespace} is being deleted, and this goes with it"
+    assert scene.conditions("fox", ConditionType.READY, ConditionType.STALLED) == {
+        ConditionType.READY: ("False", "NamespaceTerminating", message),
+        ConditionType.STALLED: ("False", "NamespaceTerminating", message),
+    }
+    assert len(scene.all_jobs("fox")) == len((Stage.PREFLIGHT, Stage.ENCODE, Stage.GENERATE))
+    refused = [write.code for write in scenes.plain.place.writes if f"/{scene.namespace}/" in write.path].count(403)
+    assert 1 <= refused <= MOST_REFUSED
+    lines = [json.loads(line) for line in scenes.plain.place.log_lines() if scene.namespace in line]
+    assert {line["level"] for line in lines} == {"warning"}
+    assert all("because it is being terminated" in line["message"] for line in lines)

@@ -4,7 +4,8 @@ ApiError
 +-- NotFound          404
 +-- AlreadyExists     409 on create
 +-- Conflict          409 otherwise: the object has changed, or is not the one that was meant
-+-- Forbidden         401, 403: rights, quota, Pod Security, or a namespace that is being deleted
++-- Forbidden         401, 403: rights, quota, Pod Security
+|   +-- NamespaceTerminating   nothing new may be created there, because all that there is is being deleted
 +-- Gone              410: a list took so long that its start is forgotten
 +-- Invalid           any other 4xx: the request as it is will never be accepted
 +-- TooManyRequests   429
@@ -14,6 +15,7 @@ ApiError
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 _MAX_SHOWN_BODY = 200
 
@@ -44,6 +46,10 @@ class Forbidden(ApiError):
     pass
 
 
+class NamespaceTerminating(Forbidden):
+    pass
+
+
 class Invalid(ApiError):
     pass
 
@@ -68,14 +74,17 @@ def error_of_reply(request: str, code: int, headers: Mapping[str, str], body: by
     """The error of a reply whose status is not 2xx; `request` names verb and path in its message."""
     status = _read_status(body)
     detail = status.get("message") or body[:_MAX_SHOWN_BODY].decode(errors="replace") or "no message"
-    return _class_of(code, status.get("reason"))(
+    return _class_of(code, status)(
         f"{request}: {code}: {detail}", code=code, retry_after=_read_seconds(headers.get("Retry-After"))
     )
 
 
-def _class_of(code: int, reason: object) -> type[ApiError]:
+def _class_of(code: int, status: Mapping[str, Any]) -> type[ApiError]:
     if code == HTTPStatus.CONFLICT:
-        return AlreadyExists if reason == "AlreadyExists" else Conflict
+        return AlreadyExists if status.get("reason") == "AlreadyExists" else Conflict
+    causes = (status.get("details") or {}).get("causes") or ()
+    if code == HTTPStatus.FORBIDDEN and any(cause.get("reason") == "NamespaceTerminating" for cause in causes):
+        return NamespaceTerminating
     if code >= HTTPStatus.INTERNAL_SERVER_ERROR or code < HTTPStatus.BAD_REQUEST:
         return Unavailable
     return _CLASS_OF_CODE.get(code, Invalid)
@@ -90,7 +99,7 @@ _CLASS_OF_CODE: dict[int, type[ApiError]] = {
 }
 
 
-def _read_status(body: bytes) -> dict[str, object]:
+def _read_status(body: bytes) -> dict[str, Any]:
     """The `Status` object of the API server; proxies on the way answer with something else."""
     try:
         status = json.loads(body)

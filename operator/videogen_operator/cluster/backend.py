@@ -1,5 +1,6 @@
 """Groups as Jobs: observes through the cache, acts through the client, and tells the cache what it did."""
 
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,17 +13,26 @@ from videogen_api.plan import Plan
 from videogen_api.report import Progress
 from videogen_api.resource import Metadata, VideoGeneration
 from videogen_api.status import VideoGenerationStatus
-from videogen_operator.cluster.api_errors import AlreadyExists, NotFound
+from videogen_operator.cluster.api_errors import AlreadyExists, Forbidden, NamespaceTerminating, NotFound
 from videogen_operator.cluster.cache import ClusterCache
 from videogen_operator.cluster.client import KubernetesClient
-from videogen_operator.cluster.observe import REREAD_AFTER, Family, changes_at, find_refused, observe
+from videogen_operator.cluster.observe import (
+    REREAD_AFTER,
+    Family,
+    changes_at,
+    find_refused,
+    is_abandoned,
+    observe,
+)
 from videogen_operator.cluster.ownership import NameTaken, check_owner
 from videogen_operator.cluster.render import render_group
-from videogen_operator.cluster.resources import JOBS, SERVICES, VIDEO_GENERATIONS, Key, Object, resource_of
+from videogen_operator.cluster.resources import CONFIG_MAPS, JOBS, SERVICES, VIDEO_GENERATIONS, Key, Object, resource_of
 from videogen_operator.cluster.views import Job
 from videogen_operator.config import OperatorConfig
 from videogen_operator.core.defaults import Defaults
 from videogen_operator.core.observed import Group, Observed, ObservedGroup
+
+log = logging.getLogger("videogen")
 
 # A Job of this age has been tried: what was read before knows nothing of it.
 _FIRST_TRY = timedelta(seconds=2)
@@ -72,6 +82,23 @@ class ClusterBackend:
     def changes_at(self, key: Key) -> datetime | None:
         """When `observe` may next say something else although the cache stays as it is; None: never."""
         return changes_at(self._family(key), self._clock())
+
+    def check_namespace(self, key: Key) -> None:
+        """Raises NamespaceTerminating where that is why a Job of the resource has no pods any more.
+
+        Kubernetes deletes a namespace's pods before its Jobs, and a Job that counts failures by index keeps its last
+        failed pod until there is another one: each waits for the other, until somebody deletes the Job. The operator
+        has no right to look at namespaces, but what may be created in one tells it as well.
+        """
+        if not is_abandoned(self._family(key), self._clock()):
+            return
+        probe = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": f"{naming.FIELD_MANAGER}-"}}
+        try:
+            self._client.try_create(CONFIG_MAPS, key.namespace, probe)
+        except NamespaceTerminating:
+            raise
+        except Forbidden as error:
+            log.debug("%s: a quota says nothing of its end: %s", key.namespace, error)
 
     def _family(self, key: Key) -> Family:
         children = self._cache.children(key)

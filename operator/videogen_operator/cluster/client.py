@@ -101,6 +101,10 @@ class KubernetesClient:
         path = f"{resource.path(namespace)}?fieldManager={naming.FIELD_MANAGER}"
         return _load_metadata(self._call("POST", resource, path, manifest))
 
+    def try_create(self, resource: Resource, namespace: str, manifest: Object) -> None:
+        """Raises what `create` would raise, and creates nothing."""
+        self._call("POST", resource, f"{resource.path(namespace)}?dryRun=All", manifest)
+
     def replace(self, resource: Resource, namespace: str, name: str, manifest: Object) -> Object:
         """Puts `manifest` in the place of an object; Conflict unless its resourceVersion is the object's own.
 

@@ -26,6 +26,11 @@ REFUSED_AFTER = timedelta(seconds=5)
 REREAD_AFTER = timedelta(seconds=10)
 """How long the events of a Job are taken to be the same."""
 
+REPLACED_AFTER = timedelta(seconds=10)
+"""A pod that was deleted and has ended is given this long to be replaced before anybody asks why it is not."""
+
+ASKED_AGAIN_AFTER = timedelta(seconds=30)
+
 VERDICT_AHEAD = timedelta(seconds=10)
 """How far a Job's verdict may be ahead of the news of its pods, which come in a stream of their own."""
 
@@ -88,6 +93,19 @@ def find_refused(family: Family, now: datetime) -> tuple[Job, ...]:
     return tuple(job for job in family.podless if now - _created(job) >= REFUSED_AFTER)
 
 
+def is_abandoned(family: Family, now: datetime) -> bool:
+    """Whether a Job waits for pods in the place of those that were deleted: it may be backing off, or never get any."""
+    return any(at <= now for at in _abandoned_at(family))
+
+
+def _abandoned_at(family: Family) -> Iterator[datetime]:
+    for job in family.jobs:
+        pods = family.pods_of_job.get(job.metadata.uid, ())
+        deleted = [pod.metadata.deletion_timestamp for pod in pods if pod.metadata.deletion_timestamp is not None]
+        if deleted and _should_have_pods(job) and all(pod.is_terminal for pod in pods):
+            yield max(deleted) + REPLACED_AFTER
+
+
 def changes_at(family: Family, now: datetime) -> datetime | None:
     """When `observe` may next say something else although no object changes; None: never."""
     times = [
@@ -101,6 +119,7 @@ def changes_at(family: Family, now: datetime) -> datetime | None:
         due if (due := _created(job) + REFUSED_AFTER) > now else now + REREAD_AFTER
         for job in family.podless
     ]
+    times += [at if at > now else now + ASKED_AGAIN_AFTER for at in _abandoned_at(family)]
     times += [
         _believed_at(job, verdict)
         for job in family.jobs

@@ -201,7 +201,9 @@ class Reconciler:
             return
         metadata, before = _metadata_of(found), parse_status(found)
         read_again = resource.model_copy(update={"metadata": metadata, "status": before})
-        status = block(read_again, _reason_of(error), str(error), now)
+        gone = f"namespace {key.namespace} is being deleted, and this goes with it"
+        message = gone if isinstance(error, NamespaceTerminating) else str(error)
+        status = block(read_again, _reason_of(error), message, now)
         if not differs(before, status):
             return
         try:
