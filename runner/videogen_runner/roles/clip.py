@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import NoReturn
 
-from videogen_api.errors import Interrupted
+from videogen_api.errors import Interrupted, OutOfMemory
 from videogen_api.plan import Clip, Inputs, PlannedPool
 from videogen_api.records import StoredFile, Timings
 from videogen_api.report import RunnerState
@@ -123,7 +123,12 @@ class ClipWork:
             running = self._compute.submit(lambda: _next_state(states, self._clip.name))
             if not self._compute.is_done_before_stop(running):
                 self._save_and_stop(state, running)
-            following = running.result()
+            try:
+                following = running.result()
+            except OutOfMemory:
+                # For a larger card to go on from.
+                self._save(state)
+                raise
             if following is None:
                 return state
             state = following
