@@ -76,9 +76,10 @@ class Transport:
             self._by_nccl = has_card_each(cards)
             self._states_group = None
             if self._by_nccl:
-                torch.cuda.set_device(device)
+                torch.cuda.set_device(device.index or 0)
                 self._states_group = dist.new_group(backend="nccl", timeout=_NO_LIMIT)
-        self._wire = device if self._by_nccl else torch.device("cpu")
+        # Where a shard is spread over several cards, hidden states come and go by the first.
+        self._wire = torch.device("cuda", device.index or 0) if self._by_nccl else torch.device("cpu")
 
     @property
     def backend(self) -> str:
