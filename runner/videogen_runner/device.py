@@ -34,6 +34,9 @@ def set_up_device(asked: str | None, planned: Device) -> torch.device:
             f"device {device} is not there, this machine shows {torch.cuda.device_count()}; "
             f"give the pod a card, or set {Env.DEVICE} to cpu"
         )
+    if device.type == Device.CUDA.value:
+        # Half of torch's functions want a number.
+        device = torch.device(device.type, device.index or 0)
     os.environ.setdefault(_CUBLAS_KEY, _CUBLAS_VALUE)
     if not any(os.environ.get(key) for key in _ALLOCATOR_KEYS):
         os.environ[_ALLOCATOR_KEYS[0]] = _ALLOCATOR_VALUE

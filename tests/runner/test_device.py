@@ -41,6 +41,12 @@ def test_a_card_that_is_not_there_is_named() -> None:
         set_up_device("cuda:99", Device.CUDA)
 
 
+def test_the_first_card_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert set_up_device(None, Device.CUDA) == torch.device("cuda:0")
+    assert set_up_device("cuda:1", Device.CUDA) == torch.device("cuda:1")
+
+
 def test_the_allocator_takes_segments_that_grow_unless_someone_has_said_otherwise() -> None:
     assert set_up_device(None, Device.CPU) == torch.device("cpu")
     assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
