@@ -145,6 +145,8 @@ class PlannedEncoder(Model):
     device: Device
     dtype: Dtype
     cost: StageCost
+    card_bytes: int | None = None
+    """Memory of each card as the manifest states it, of which a shard takes no more; None: all that it has."""
 
 
 class FormBytes(Model):
@@ -178,6 +180,8 @@ class PlannedPool(Model):
     cost: StageCost
     shares_encoder_cards: bool = False
     """Whether its runners and the encoder compete for the same cards."""
+    card_bytes: int | None = None
+    """Memory of each card as the manifest states it, of which a runner takes no more; None: all that it has."""
     unfit: str = ""
     """Why the clip does not fit its cards even in the smallest form, the one given here: it gets no runners."""
 

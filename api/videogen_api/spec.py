@@ -252,7 +252,7 @@ class Gpu(Model):
     count: Annotated[int, Field(ge=0, le=16)] | None = None
     """Cards of one pod; 0 runs on the CPU; left out: 1."""
     memory: Quantity | None = None
-    """Memory of one card, for the planner; left out: what the product has."""
+    """Memory of one card; a pod takes no more of it, even where there is more; left out: what the product has."""
     product: LabelValue | None = None
     """Kind of card, as the node's label nvidia.com/gpu.product has it; left out: any."""
 

@@ -22,8 +22,10 @@ _ALLOCATOR_KEYS, _ALLOCATOR_VALUE = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_C
 _BF16_CAPABILITY = (8, 0)
 
 
-def set_up_device(asked: str | None, planned: Device) -> torch.device:
+def set_up_device(asked: str | None, planned: Device, card_bytes: int | None = None) -> torch.device:
     """The device that the environment asks for, or else the plan; torch is deterministic on it from now on.
+
+    Of a card that has more than `card_bytes`, because several processes share it, torch takes that much and no more.
 
     Sums on a CPU depend on the number of threads: it is OMP_NUM_THREADS, and 1 where that is not set, never the
     number of cores. Raises ConfigInvalid for a card that is not there.
@@ -48,6 +50,9 @@ def set_up_device(asked: str | None, planned: Device) -> torch.device:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+    if device.type == Device.CUDA.value and card_bytes is not None:
+        share = card_bytes / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device.index or 0)
     return device
 
 

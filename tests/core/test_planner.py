@@ -601,3 +601,11 @@ def test_the_manifest_may_choose_the_strategy() -> None:
 
 def test_shards_that_the_cluster_names_are_taken() -> None:
     assert make_plan(resource(), Defaults(encoder=Encoder(shards=2))).encoder.shards == 2
+
+
+def test_a_pod_is_told_how_much_of_its_card_the_manifest_gives_it() -> None:
+    gpu = {"memory": "14.5Gi", "product": "Tesla-T4"}
+    pools = [{"name": "share", "gpu": gpu}, {"name": "whole", "gpu": {"product": "NVIDIA-L4"}}]
+    plan = plan_of(encoder={"gpu": gpu}, runners=pools)
+    stated = int(14.5 * 2**30)
+    assert (plan.encoder.card_bytes, *(pool.card_bytes for pool in plan.pools)) == (stated, stated, None)

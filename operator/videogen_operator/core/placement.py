@@ -84,6 +84,7 @@ def place_encoder(
             weight_bytes=weight_bytes,
             activation_bytes=activation_bytes,
         ),
+        card_bytes=_stated_bytes(encoder.gpu),
     )
 
 
@@ -153,8 +154,13 @@ def place_pool(
             activation_bytes=max(denoise_bytes(guidance), decode_bytes(batch_frames)),
         ),
         shares_encoder_cards=shares_encoder_cards,
+        card_bytes=_stated_bytes(pool.gpu),
         unfit=unfit,
     )
+
+
+def _stated_bytes(gpu: Gpu | None) -> int | None:
+    return quantity_bytes(gpu.memory) if gpu is not None and gpu.count and gpu.memory is not None else None
 
 
 def _most_tokens(texts: tuple[str, ...]) -> int:

@@ -53,7 +53,7 @@ def run(context: RoleContext) -> EncodeReport:
 def _load(context: RoleContext, inputs: Inputs, compute: ComputeThread) -> TextEncoder:
     plan = context.plan
     context.progress.update(state=RunnerState.LOADING)
-    device = set_up_device(context.environment.device, plan.encoder.device)
+    device = set_up_device(context.environment.device, plan.encoder.device, plan.encoder.card_bytes)
     check_dtypes(device, plan.encoder.dtype)
     context.progress.update(device=str(device))
 

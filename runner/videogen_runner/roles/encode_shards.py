@@ -54,8 +54,9 @@ def run(context: RoleContext, inputs: Inputs) -> EncodeReport:
             f"environment key {Env.INDEX} is {shard}, and the plan has encoder.shards = {shards}; "
             f"set it to a number from 0 to {shards - 1}"
         )
-    device = set_up_device(context.environment.device, context.plan.encoder.device)
-    check_dtypes(device, context.plan.encoder.dtype)
+    encoder = context.plan.encoder
+    device = set_up_device(context.environment.device, encoder.device, encoder.card_bytes)
+    check_dtypes(device, encoder.dtype)
     context.progress.update(device=str(device), state=RunnerState.WAITING, total=len(context.plan.texts))
     compute = ComputeThread(context.stop)
     log.info("shard %d of %d waits for the others at %s", shard, shards, address)

@@ -195,7 +195,7 @@ class _Runner:
         context.progress.update(state=RunnerState.LOADING)
         started = context.clock.monotonic()
         compute = ComputeThread(context.stop)
-        device = set_up_device(context.environment.device, pool.device)
+        device = set_up_device(context.environment.device, pool.device, pool.card_bytes)
         check_dtypes(device, pool.dtype, pool.vae_dtype)
         context.progress.update(device=str(device))
         architecture = architecture_of(context.plan.model.name)
