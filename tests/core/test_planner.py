@@ -609,3 +609,10 @@ def test_a_pod_is_told_how_much_of_its_card_the_manifest_gives_it() -> None:
     plan = plan_of(encoder={"gpu": gpu}, runners=pools)
     stated = int(14.5 * 2**30)
     assert (plan.encoder.card_bytes, *(pool.card_bytes for pool in plan.pools)) == (stated, stated, None)
+
+
+def test_processes_of_one_machine_may_share_its_cards() -> None:
+    defaults = local_defaults("/out", workers=4, device="cuda", gpu_memory="14.5Gi", encoder_shards=4)
+    plan = make_plan(resource(), defaults)
+    stated = int(14.5 * 2**30)
+    assert (plan.encoder.card_bytes, *(pool.card_bytes for pool in plan.pools)) == (stated, stated)

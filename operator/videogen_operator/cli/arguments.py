@@ -4,6 +4,10 @@ import argparse
 import math
 import re
 
+from pydantic import ValidationError
+
+from videogen_api.spec import Gpu
+
 _MAX_PORT = 65535
 
 
@@ -36,6 +40,14 @@ def gpus(text: str) -> tuple[str, ...]:
     ):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of GPUs; want numbers like 0,1,2,3")
     return found
+
+
+def quantity(text: str) -> str:
+    """An amount of memory as Kubernetes writes it. argparse turns the error into its usage message."""
+    try:
+        return Gpu(memory=text).memory or ""
+    except ValidationError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; want one such as 16Gi") from None
 
 
 def share(text: str) -> float:

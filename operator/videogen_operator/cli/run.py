@@ -17,7 +17,7 @@ from videogen_api.errors import ExitCode, Interrupted, Reason, reason_of_exit
 from videogen_api.plan import Plan
 from videogen_api.resource import VideoGeneration, load_manifests
 from videogen_api.status import FINISHED_PHASES, ConditionType, Phase, VideoGenerationStatus
-from videogen_operator.cli.arguments import device, gpus, positive
+from videogen_operator.cli.arguments import device, gpus, positive, quantity
 from videogen_operator.cli.view import open_view
 from videogen_operator.core.conditions import TEXT_TRUNCATED
 from videogen_operator.core.defaults import local_defaults
@@ -55,6 +55,11 @@ def add_parser(subparsers: Any) -> None:
         help="GPUs of this machine, such as 0,1,2,3: one worker on each, and one shard of the encoder",
     )
     parser.add_argument(
+        "--gpu-memory",
+        type=quantity,
+        help="memory that each process may take of its GPU, such as 16Gi (default: all of it); where several share one",
+    )
+    parser.add_argument(
         "--output", choices=("text", "json"), default="text", help="json: the final status, for scripts"
     )
     parser.set_defaults(command=run)
@@ -82,6 +87,7 @@ def _run_resource(resource: VideoGeneration, backend: LocalBackend, arguments: a
         str(arguments.out.resolve()),
         workers=workers,
         device=_device(arguments),
+        gpu_memory=arguments.gpu_memory,
         encoder_shards=arguments.encoder_shards,
     )
     plan = make_plan(resource, defaults)

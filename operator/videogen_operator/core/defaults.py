@@ -39,10 +39,18 @@ class Defaults(Model):
 
 
 def local_defaults(
-    storage_url: str, *, workers: int = 1, device: str = "cpu", encoder_shards: int | None = None
+    storage_url: str,
+    *,
+    workers: int = 1,
+    device: str = "cpu",
+    gpu_memory: str | None = None,
+    encoder_shards: int | None = None,
 ) -> Defaults:
-    """Defaults of `videogen run`: results go to a folder, and `workers` processes of this machine do the work."""
-    gpu = _CPU if device == "cpu" else _ONE_GPU
+    """Defaults of `videogen run`: results go to a folder, and `workers` processes of this machine do the work.
+
+    `gpu_memory` is a Kubernetes quantity: what each process may take of its card.
+    """
+    gpu = _CPU if device == "cpu" else _ONE_GPU.model_copy(update={"memory": gpu_memory})
     return Defaults(
         storage=Storage(url=storage_url),
         machine=RunnerPool(name="local", replicas=workers, gpu=gpu),
