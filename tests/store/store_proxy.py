@@ -52,6 +52,7 @@ class Proxy:
         self._late: list[bytes] = []
         self._threads: list[threading.Thread] = []
         self.methods: list[str] = []
+        self.reply_bytes = 0
         self.half_sent = threading.Event()
 
     @property
@@ -68,6 +69,7 @@ class Proxy:
         self._faults.clear()
         self._late.clear()
         self.methods.clear()
+        self.reply_bytes = 0
         self.half_sent.clear()
         return left
 
@@ -114,7 +116,10 @@ class Proxy:
                 self._send_half(client, head, body, length)
                 return
             while len(body) < length:
-                body += client.recv(_BUFFER)
+                chunk = _receive(client)
+                if not chunk:
+                    return
+                body += chunk
             self._finish(client, head + body, fault)
 
     def _finish(self, client: socket.socket, request: bytes, fault: Fault | Reply) -> None:
@@ -131,6 +136,7 @@ class Proxy:
         elif fault is Fault.CUT_REPLY:
             client.sendall(reply[: reply.index(b"\r\n\r\n") + 4 + _body_length(reply) // 2])
         elif fault is not Fault.DROP_REPLY:
+            self.reply_bytes += len(reply)  # before the client can know
             client.sendall(reply)
 
     def _ask(self, request: bytes) -> bytes:
@@ -150,11 +156,19 @@ class Proxy:
             _wait_until_gone(client)
 
 
+def _receive(client: socket.socket) -> bytes:
+    """What comes next; nothing where the client is gone, in order or not."""
+    try:
+        return client.recv(_BUFFER)
+    except ConnectionResetError:
+        return b""
+
+
 def _read_head(client: socket.socket) -> tuple[bytes, bytes, int]:
     """Head as the server shall see it, the beginning of the body, and the body's length."""
     data = b""
     while b"\r\n\r\n" not in data:
-        chunk = client.recv(_BUFFER)
+        chunk = _receive(client)
         if not chunk:
             return b"", b"", 0
         data += chunk
