@@ -135,13 +135,15 @@ def test_overlapping_runners_take_a_clip_as_soon_as_it_has_its_embedding() -> No
     clips=st.integers(65, 90),
 )
 def test_counting_gives_the_answer_of_the_rule(slow: int, held: list[tuple[int, float]], clips: int) -> None:
-    seconds = {"mine": float(slow)} | {f"p{n}": float(each) for n, (each, _) in enumerate(held)}
-    paces = dict.fromkeys(seconds, 1.0)
+    real = {"mine": float(slow)} | {f"p{n}": float(each) for n, (each, _) in enumerate(held)}
+    # While all are alike, everybody takes a clip.
+    seconds, paces = dict.fromkeys(real, 1.0), dict.fromkeys(real, 1.0)
     workload = Workload(seconds, paces, [0] * (clips + len(held)), encoded=1)
     for n, (_, free_in) in enumerate(held):
         other = Runner(f"p{n}", 0)
         assert workload.take(other, 0.0)
         other.ends = free_in
+    seconds.update(real)
     open_clips = [OpenClip(str(n), seconds) for n in range(clips)]
     others = [Worker(f"p{n}", free_in=free_in) for n, (_, free_in) in enumerate(held)]
     expected = choose(Worker("mine"), open_clips, others) is not None

@@ -214,22 +214,17 @@ class Fleet:
     def _begin(self, job: SimulatedJob, runner: Runner, time: float) -> None:
         self._at(time, "begin", job, runner)
 
-    def _give_work(self, job: SimulatedJob, runner: Runner) -> bool:
-        taken = self._workload.take(runner, self._seconds)
-        if taken:
+    def _give_work(self, job: SimulatedJob, runner: Runner) -> None:
+        if self._workload.take(runner, self._seconds):
             self._at(runner.ends, "finish", job, runner)
-        return taken
 
     def _wake_idle(self) -> None:
-        """Idle runners ask again; what does not fall to one falls to no other of its pool."""
-        declined = set[str]()
         for job in self._jobs:
             for runner in job.runners if job.at_work else ():
                 if not self._workload.is_open:
                     return
-                asks = runner.alive and runner.clip is None and runner.pool not in declined
-                if asks and not self._give_work(job, runner):
-                    declined.add(runner.pool)
+                if runner.alive and runner.clip is None:
+                    self._give_work(job, runner)
 
     def _lose(self, job: SimulatedJob, runner: Runner) -> None:
         self.losses += 1

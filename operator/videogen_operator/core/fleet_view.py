@@ -6,7 +6,15 @@ from datetime import datetime, timedelta
 from videogen_api.errors import ExitCode
 from videogen_api.naming import Stage
 from videogen_api.plan import Plan, WeightsDigests
-from videogen_api.report import Bitmap, CollectReport, GenerateReport, PreflightReport, TerminationReport
+from videogen_api.report import (
+    Bitmap,
+    CollectReport,
+    GenerateReport,
+    PreflightReport,
+    Progress,
+    RunnerState,
+    TerminationReport,
+)
 from videogen_operator.core.observed import Group, GroupState, ObservedGroup, ObservedProcess
 from videogen_operator.core.workload import Runner, Workload
 
@@ -24,6 +32,8 @@ class SimulatedJob:
     ended: float | None = None
     exit_code: int = ExitCode.OK
     deleted: float | None = None
+    reports: tuple[TerminationReport, ...] = ()
+    """Last words of its processes: what they say stays as it was when they ended."""
 
     @property
     def at_work(self) -> bool:
@@ -35,6 +45,7 @@ def look(job: SimulatedJob, plan: Plan, workload: Workload, start: datetime) -> 
     group = job.group
     state = GroupState.RUNNING
     if job.ended is not None:
+        job.reports = job.reports or tuple(_report(job, index, plan, workload) for index in range(group.processes))
         state = GroupState.FAILED if job.exit_code else GroupState.SUCCEEDED
     return ObservedGroup(
         run_id=job.run_id,
@@ -54,10 +65,33 @@ def look(job: SimulatedJob, plan: Plan, workload: Workload, start: datetime) -> 
 def _look_at(job: SimulatedJob, index: int, plan: Plan, workload: Workload) -> ObservedProcess:
     name = f"{job.group.label}-{index}"
     if job.ended is None:
-        return ObservedProcess(index, name)
+        return ObservedProcess(index, name, progress=_progress(job, index, plan, workload))
     if job.exit_code:
         return ObservedProcess(index, name, exit_code=job.exit_code, disrupted=True)
-    return ObservedProcess(index, name, exit_code=ExitCode.OK, report=_report(job, index, plan, workload))
+    return ObservedProcess(index, name, exit_code=ExitCode.OK, report=job.reports[index])
+
+
+def _progress(job: SimulatedJob, index: int, plan: Plan, workload: Workload) -> Progress | None:
+    """What a pod would say of itself; nothing before it has begun."""
+    group = job.group
+    told = Progress(
+        stage=group.stage,
+        pool=group.pool,
+        index=index,
+        attempt=group.attempt,
+        pod=f"{group.label}-{index}",
+        device="simulated",
+        state=RunnerState.WAITING,
+    )
+    if group.stage == Stage.ENCODE:
+        return told.model_copy(update={"state": RunnerState.ENCODING, "done": workload.encoded})
+    if group.stage != Stage.GENERATE or not job.runners[index].alive:
+        return None
+    runner = job.runners[index]
+    if runner.clip is None:
+        return told.model_copy(update={"done": runner.done})
+    clip = plan.work[runner.clip].name
+    return told.model_copy(update={"state": RunnerState.DENOISING, "done": runner.done, "clip": clip})
 
 
 def _report(job: SimulatedJob, index: int, plan: Plan, workload: Workload) -> TerminationReport:

@@ -56,6 +56,9 @@ class Workload:
     """Open clips that somebody has begun, with the share that is left."""
     _left: dict[int, float] = field(default_factory=dict)
 
+    _declined: set[str] = field(default_factory=set)
+    """Pools whose cards are too slow for every open clip: they stay so while everybody else goes on as foreseen."""
+
     def __post_init__(self) -> None:
         self._unready.extend(sorted(range(len(self.last_texts)), key=lambda clip: self.last_texts[clip]))
         self.encode(self.encoded)
@@ -72,15 +75,17 @@ class Workload:
     def encode(self, texts: int) -> None:
         """So many texts have their embeddings now."""
         self.encoded = texts
+        self._declined.clear()
         while self._unready and self.last_texts[self._unready[0]] < texts:
             self._fresh.append(self._unready.popleft())
 
     def take(self, runner: Runner, now: float) -> bool:
         """Gives the runner what falls to it, if anything does."""
         clip = self._of_predecessor(runner)
-        if clip is None:
+        if clip is None and runner.pool not in self._declined:
             clip = self._choose(runner, now)
         if clip is None:
+            self._declined.add(runner.pool)
             return False
         left = self._left.get(clip, 1.0)
         self._begun.pop(clip, None)
@@ -104,11 +109,13 @@ class Workload:
 
     def keep(self, runner: Runner, share: float) -> None:
         """Of the runner's clip, that share is left by its last checkpoint. The runner still holds it."""
+        self._declined.clear()
         if runner.clip is not None:
             self._left[runner.clip] = share
 
     def reopen(self, clip: int) -> None:
         """The lease of its holder is over, or the holder has handed it back."""
+        self._declined.clear()
         holder = self.holders.pop(clip)
         self._holding[holder.pool] -= 1
         holder.clip = None
