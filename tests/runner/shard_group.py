@@ -61,7 +61,7 @@ def run_shard(variables: Mapping[str, str], listener: socket.socket | None, log:
         variables = {**variables, Env.SHARDS_LISTENER: str(listener.detach())}
     if hangs is not None:
         load, told = encode_shards.load_encoder_shard, hangs
-        encode_shards.load_encoder_shard = lambda *arguments: HangingShard(load(*arguments), told)  # type: ignore[assignment]  # all that is used of one
+        encode_shards.load_encoder_shard = lambda *arguments, **options: HangingShard(load(*arguments, **options), told)
     os._exit(runner.main(variables, Clock()))
 
 
