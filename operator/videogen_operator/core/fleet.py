@@ -11,9 +11,8 @@ from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from itertools import count
 from math import floor, log
-from random import Random
 
-from videogen_api.naming import Stage, runner_name
+from videogen_api.naming import Stage, runner_name, short_hash
 from videogen_api.plan import Plan
 from videogen_api.spec import Strategy
 from videogen_operator.core.fleet_view import KILLED, SimulatedJob, look
@@ -74,7 +73,7 @@ class Fleet:
         self._scenario = scenario
         self._start = start
         self._seconds = 0.0
-        self._random = Random(scenario.seed)  # noqa: S311  (a simulation, to be repeated)
+        self._draws = count()
         self._loss_rate = -log(1 - scenario.losses_per_hour) / 3600
         pools = [pool for pool in plan.pools if pool.replicas]
         self._pace = {pool.name: 1 / scenario.speeds.get(pool.name, 1.0) for pool in pools}
@@ -148,6 +147,14 @@ class Fleet:
         life = runner.life if runner is not None else 0
         heappush(self._events, _Event(time, next(self._order), kind, job, runner, life, number))
 
+    def _draw_lifetime(self, rate: float) -> float:
+        """Seconds until the first of events that come `rate` times a second, exponentially distributed.
+
+        From a hash and not from `random`, so that a seed gives the same run with every version of Python.
+        """
+        drawn = short_hash(str(self._scenario.seed), str(next(self._draws)), length=13)
+        return -log(1 - int(drawn, 16) / 16**13) / rate
+
     def _is_due(self, event: _Event) -> bool:
         runner = event.runner
         if runner is not None and runner.life != event.life:
@@ -164,7 +171,7 @@ class Fleet:
         if event.kind == "begin":
             runner.alive = True
             if self._loss_rate:
-                self._at(self._seconds + self._random.expovariate(self._loss_rate), "lost", job, runner)
+                self._at(self._seconds + self._draw_lifetime(self._loss_rate), "lost", job, runner)
             self._give_work(job, runner)
         elif event.kind == "finish":
             self._note(runner, 1.0)
@@ -200,7 +207,7 @@ class Fleet:
             self._at(begins + seconds * position / texts, "text", job, number=self._workload.encoded + position)
         self._at(ends, "end", job)
         if self._loss_rate:
-            lost = begins + self._random.expovariate(self._loss_rate * job.group.processes)
+            lost = begins + self._draw_lifetime(self._loss_rate * job.group.processes)
             if lost < ends:
                 self._at(lost, "lost", job)
 
