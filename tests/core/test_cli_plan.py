@@ -78,6 +78,18 @@ def test_plan_shows_clips_sizes_memory_and_time(manifest: Path) -> None:
     assert len(lines) == 17
 
 
+def test_plan_names_a_pool_that_gets_no_runners_with_the_numbers(manifest: Path) -> None:
+    manifest.write_text(MANIFEST.replace("{product: Tesla-T4}", "{product: Tesla-T4, memory: 5Gi}"))
+
+    result = videogen("plan", manifest)
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1] == (
+        "Without runners: pool 't4': a clip of 854x480 and 51 frames needs 5.1 GiB even in its smallest form, and T4 "
+        "has 4.2 GiB to use"
+    )
+
+
 def test_plan_for_scripts_is_one_json_line_for_each_resource(manifest: Path) -> None:
     manifest.write_text(MANIFEST + "---\n" + MANIFEST.replace("name: fox", "name: hen"))
 

@@ -871,3 +871,16 @@ def test_a_pause_says_nothing_new_about_store_and_embeddings() -> None:
     said = {ConditionType.STORE_READY, ConditionType.EMBEDDINGS_READY}
     assert after.phase == Phase.SUSPENDED
     assert [c for c in after.conditions if c.type in said] == [c for c in before.conditions if c.type in said]
+
+
+def test_a_pool_that_no_clip_fits_gets_no_pods_and_status_says_why() -> None:
+    why = "pool 'b': a clip of 64x64 and 17 frames needs 9.0 GiB even in its smallest form, and T4 has 4.2 GiB to use"
+    small = TWO_POOLS.pools[1].model_copy(update={"replicas": 0, "unfit": why})
+    plan = TWO_POOLS.model_copy(update={"pools": (TWO_POOLS.pools[0], small)})
+    attempts = Attempts(preflight=1, encode=1)
+    begun = at_stage(plan=plan, attempts=attempts, created=attempts)
+    assert started(begun) == [(Stage.GENERATE, "a", 1)]
+    assert begun.status.plan is not None
+    assert begun.status.plan.unfit_pools == (why,)
+    # One that has become too small while it was at work ends.
+    assert at_stage(at_work(plan, "a", 2), at_work(plan, "b", 1), plan=plan).delete == (at_work(plan, "b", 1),)

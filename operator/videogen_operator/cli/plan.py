@@ -168,6 +168,7 @@ def render_plan(plan: Plan) -> str:
                 ],
                 [_pool_row(pool) for pool in plan.pools],
             ),
+            *(f"Without runners: {pool.unfit}" for pool in plan.pools if pool.unfit),
         ]
     )
 
