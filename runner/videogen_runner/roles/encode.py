@@ -47,6 +47,8 @@ def run(context: RoleContext) -> EncodeReport:
         seconds=now() - loaded,
         load_seconds=loaded - started,
         truncated=tuple(publisher.warnings),
+        relative_error=encoder.shard.first_error,
+        exact_runs=encoder.shard.num_exact_runs,
     )
 
 
@@ -64,6 +66,7 @@ def _load(context: RoleContext, inputs: Inputs, compute: ComputeThread) -> TextE
             device=device,
             dtype=torch_dtype(plan.encoder.dtype),
             architecture=architecture_of(plan.model.name),
+            spread=context.environment.device is None,
         )
 
     return compute.run(load)

@@ -108,6 +108,8 @@ class _Shard:
         self._shards = context.plan.encoder.shards
         self._seconds = 0.0
         self._load_seconds = 0.0
+        self._relative_error: float | None = None
+        self._exact_runs = 0
 
     def run(self) -> EncodeReport:
         try:
@@ -137,6 +139,8 @@ class _Shard:
             seconds=self._seconds,
             load_seconds=self._load_seconds,
             truncated=tuple(publisher.warnings),
+            relative_error=self._relative_error,
+            exact_runs=self._exact_runs,
         )
 
     def _encode(self, wire: Transport, captions: Captions, publisher: Publisher) -> None:
@@ -154,6 +158,7 @@ class _Shard:
         run_shard(parcels, shard, deliver)
         if self._shard < self._shards - 1:
             wire.end()
+        self._relative_error, self._exact_runs = shard.first_error, shard.num_exact_runs
         self._seconds = now() - started - self._load_seconds
 
     def _load(self, weights: Weights) -> EncoderShard:
@@ -165,6 +170,7 @@ class _Shard:
             self._shards,
             self._device,
             torch_dtype(plan.encoder.dtype),
+            spread=self._context.environment.device is None,
         )
 
     def _tokens(self, weights: Weights, shard: EncoderShard, captions: Captions) -> Iterator[Tokens]:

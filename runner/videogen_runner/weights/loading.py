@@ -46,11 +46,17 @@ def load_vae(
 
 
 def load_encoder(
-    folder: Path, *, device: torch.device | str, dtype: torch.dtype, architecture: Architecture | None = None
+    folder: Path,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    architecture: Architecture | None = None,
+    spread: bool = False,
 ) -> TextEncoder:
-    """The text encoder and its tokenizer. In fp16 the last projection of each block stays fp32."""
+    """The text encoder and its tokenizer; as a shard that holds all blocks."""
     files = find_files(folder, Component.ENCODER)
-    return TextEncoder(_load_shard(files, architecture, 0, 1, device, dtype), load_tokenizer(folder))
+    shard = _load_shard(files, architecture, (0, 1), torch.device(device), dtype, spread)
+    return TextEncoder(shard, load_tokenizer(folder))
 
 
 def load_encoder_shard(
@@ -58,28 +64,32 @@ def load_encoder_shard(
     architecture: Architecture,
     shard: int,
     shards: int,
-    device: torch.device | str,
+    device: torch.device,
     dtype: torch.dtype,
+    *,
+    spread: bool = False,
 ) -> EncoderShard:
     """Shard number `shard` (from 0) of the text encoder cut into `shards`, and nothing else of it.
 
     Reads the headers of all files and its own tensors; the first shard reads rows of the embedding when it embeds.
-    On `cuda` without an index the blocks are spread over all cards of the process, and over host memory where these do
-    not suffice. In fp16 the last projection of each block stays fp32. Raises InvalidInput for more shards than blocks,
-    WeightsInvalid where a tensor is not the one whose digest is recorded, naming file, tensor and both digests, and
-    what the store raises. Rows of the embedding have no digest of their own and are not verified.
+    What a card has no room for lies in host memory, with `spread` first on the other cards that the process sees. In
+    fp16 the last projection of each block stays fp32. Raises InvalidInput for more shards than blocks, WeightsInvalid
+    where a tensor is not the one whose digest is recorded, naming file, tensor and both digests, OutOfMemory where
+    cards and host are too small together, and what the store raises. Rows of the embedding have no digest of their own
+    and are not verified.
     """
-    return _load_shard(weights.files(Component.ENCODER), architecture, shard, shards, device, dtype)
+    return _load_shard(weights.files(Component.ENCODER), architecture, (shard, shards), device, dtype, spread)
 
 
 def _load_shard(
     files: ComponentFiles,
     architecture: Architecture | None,
-    shard: int,
-    shards: int,
-    device: torch.device | str,
+    place: tuple[int, int],
+    device: torch.device,
     dtype: torch.dtype,
+    spread: bool,
 ) -> EncoderShard:
+    shard, shards = place
     checked = _check(files, architecture)
     tensors, recorded = checked.tensors, read_recorded(files.folder)
     sizes = block_bytes({name: stored.spec.nbytes for name, stored in tensors.items()}, checked.config["num_layers"])
@@ -90,11 +100,8 @@ def _load_shard(
         return _read(stored, home, wanted, None if recorded is None else recorded.sha256_of(stored.name))
 
     rows = EmbeddingRows(tensors[EMBEDDING]) if blocks.start == 0 else None
-    main, room = torch.device(device), None
-    if main.type == "cuda":
-        room = room_on(main)
-        main = torch.device("cuda", main.index or 0)
-    return load_shard(checked.config, blocks, dtype, read, rows, main, room)
+    room = room_on(device, spread) if device.type == "cuda" else None
+    return load_shard(checked.config, blocks, dtype, read, rows, device, room)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,19 @@ Room = Mapping[int | str, int]
 _ROOM_TO_COMPUTE = 2**30
 
 
-def room_on(device: torch.device) -> Room:
-    """What is free on this card, or on every card where `device` has no index, and on the host."""
+def room_on(main: torch.device, spread: bool) -> Room:
+    """What this process may still take of the card `main`, or with `spread` of every card, and of the host."""
     from accelerate.utils import get_max_memory  # type: ignore[import-untyped]  # it has no types
 
     free: dict[int | str, int] = get_max_memory()
-    cards = [card for card in free if card != "cpu" and device.index in (None, card)]
-    return {card: max(0, free[card] - _ROOM_TO_COMPUTE) for card in cards} | {"cpu": free["cpu"]}
+    room: dict[int | str, int] = {}
+    for card in range(torch.cuda.device_count()):
+        if spread or card == main.index:
+            share = torch.cuda.get_per_process_memory_fraction(card)
+            own = int(share * torch.cuda.get_device_properties(card).total_memory) - torch.cuda.memory_reserved(card)
+            room[card] = max(0, min(free[card], own) - _ROOM_TO_COMPUTE)
+    room["cpu"] = free["cpu"]  # the last to be used
+    return room
 
 
 def place_blocks(stack: nn.Module, dtypes: Mapping[str, torch.dtype], room: Room) -> dict[str, torch.device]:
