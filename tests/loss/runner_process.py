@@ -135,11 +135,14 @@ class WatchedInterval(CheckpointInterval):
     def __init__(self, journal: Journal, now: float) -> None:
         super().__init__(now, least_seconds=LEAST_INTERVAL_SECONDS, work_per_write=WORK_PER_WRITE)
         self._journal = journal
-        journal.write(interval=self._seconds)
+
+    def begin(self, now: float) -> None:
+        super().begin(now)
+        self._journal.write(interval=self._due - now)
 
     def written(self, started: float, ended: float) -> None:
         super().written(started, ended)
-        self._journal.write(interval=self._seconds)
+        self._journal.write(interval=self._due - ended)
 
 
 class UnreliableStore(Store):

@@ -147,3 +147,50 @@ def test_a_write_is_followed_by_a_hundred_times_its_duration_of_work(write_secon
     interval.written(100.0, ended)
     assert not interval.is_due(ended + pause - 0.01)
     assert interval.is_due(ended + pause + 0.01)
+
+
+def test_the_next_clip_knows_what_a_write_costs() -> None:
+    interval = CheckpointInterval(now=0.0)
+    interval.written(10.0, 11.0)
+    interval.begin(12.0)
+    assert not interval.is_due(110.9)
+    assert interval.is_due(111.0)
+    interval.begin(200.0)
+    assert not interval.is_due(200.9)
+    assert interval.is_due(201.0)
+
+
+class SlowStore(DirectoryStore):
+    """Each put takes some time of the test's clock."""
+
+    def __init__(self, root: Path, put_seconds: float) -> None:
+        super().__init__(root)
+        self.now = 0.0
+        self._put_seconds = put_seconds
+
+    def put(self, key: str, body: bytes) -> None:
+        self.now += self._put_seconds
+        super().put(key, body)
+
+
+@pytest.mark.parametrize("put_seconds", [0.001, 0.03, 0.5, 4.0])
+@pytest.mark.parametrize("step_seconds", [0.2, 3.0, 45.0])
+def test_checkpoints_cost_less_than_a_hundredth_of_the_time_however_slow_the_store_is(
+    tmp_path: Path, put_seconds: float, step_seconds: float
+) -> None:
+    store = SlowStore(tmp_path, put_seconds)
+    interval, worked, num_written = CheckpointInterval(store.now), 0.0, 0
+    while worked < max(8.0, 800 * put_seconds, 25 * step_seconds):
+        checkpoints = Checkpoints(store, CLIP, 1)
+        interval.begin(store.now)
+        for step in range(30):
+            store.now += step_seconds
+            worked += step_seconds
+            if interval.is_due(store.now):
+                started = store.now
+                checkpoints.save(build_state(0, step), epoch=1)
+                interval.written(started, store.now)
+                num_written += 1
+    assert num_written > 1
+    # The first write is the only one whose cost nobody could know.
+    assert (num_written - 1) * put_seconds < 0.01 * worked

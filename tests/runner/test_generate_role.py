@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tests.builders import build_pool
 from tests.runner.role_contexts import changed
-from tests.runner.tiny_model import FRAMES, STEPS, TinyRun, Watched, build_prompt, tiny_plan
+from tests.runner.tiny_model import FRAMES, STEPS, UNHURRIED, TinyRun, Watched, build_prompt, tiny_plan
 from tests.store.store_backends import moto
 
 from videogen_api import keys
@@ -145,7 +145,7 @@ def test_the_order_is_that_of_the_manifest_and_progress_counts(tmp_path: Path, t
     run = TinyRun(tmp_path, tiny_plan(tmp_path, tiny_weights, prompts=prompts)).prepare()
     context = run.context(Stage.GENERATE)
     progress = Watched(context.progress.snapshot())
-    generate.run(replace(context, progress=progress))
+    generate.run(replace(context, progress=progress), UNHURRIED)
     clips = [name for name, _ in groupby(seen.clip for seen in progress.seen) if name is not None]
     assert clips == ["owl-1", "owl-2", "fox-1"]
     states = [state for state, _ in groupby(seen.state for seen in progress.seen if seen.done == 0)]
@@ -279,7 +279,7 @@ def test_a_stop_inside_a_step_saves_the_last_one_at_once_and_the_running_one_if_
     store.slow = SlowStep(context.stop)
     monkeypatch.setattr(clip, "_next_state", store.slow)
     with pytest.raises(Interrupted):
-        generate.run(replace(context, store=store))
+        generate.run(replace(context, store=store), UNHURRIED)
     assert run.checkpoints() == [(1, 0, 3), (1, 0, 4)]
     assert claim_of(run) == (ClaimState.OPEN, 1, 0)
 

@@ -14,6 +14,7 @@ from videogen_api.plan import Clip, Inputs, Plan, PlannedPrompt, PlannedSampling
 from videogen_api.records import Claim, ClipFailure, DoneMarker
 from videogen_api.report import EncodeReport, GenerateReport
 from videogen_api.spec import Model
+from videogen_runner.checkpoint import CheckpointInterval
 from videogen_runner.progress import ProgressHolder
 from videogen_runner.roles import encode, generate, preflight
 from videogen_runner.roles.context import RoleContext
@@ -21,6 +22,9 @@ from videogen_runner.store import DirectoryStore, NotFound, Store
 from videogen_runner.store.records import get_record
 
 R = TypeVar("R", bound=Model)
+
+# Checkpoints are written where a test makes them, and not because the machine is slow.
+UNHURRIED = generate.Times(new_interval=lambda now: CheckpointInterval(now, least_seconds=3600.0))
 
 STEPS = 6
 FRAMES = 17
@@ -107,7 +111,7 @@ class TinyRun:
         """Runs the role; `then` is called at every change of its progress."""
         context = self.context(Stage.GENERATE, index=index, attempt=attempt)
         progress = Watched(context.progress.snapshot(), None if then is None else lambda seen: then(context, seen))
-        return generate.run(replace(context, progress=progress, store=store or context.store))
+        return generate.run(replace(context, progress=progress, store=store or context.store), UNHURRIED)
 
     @property
     def inputs(self) -> Inputs:

@@ -7,7 +7,7 @@ Shape suffixes: B = 1 sample, C channels, T latent frames, F frames, H W rows an
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import NoReturn
@@ -48,7 +48,7 @@ class Workshop:
     denoiser: STDiT3
     vae: VideoAutoencoder
     adaptation: Adaptation
-    new_interval: Callable[[float], CheckpointInterval] = CheckpointInterval
+    interval: CheckpointInterval
 
 
 class ClipWork:
@@ -70,7 +70,8 @@ class ClipWork:
         self._compute = workshop.compute
         self._prompt = self._plan.prompts[clip.prompt]
         self._checkpoints = Checkpoints(self._store, tenure.held.clip_digest, self._plan.numerics_version)
-        self._interval = workshop.new_interval(self._now())
+        self._interval = workshop.interval
+        self._interval.begin(self._now())
         self._saved: tuple[ClipState, StoredFile] | None = None
 
     def run(self) -> bool:

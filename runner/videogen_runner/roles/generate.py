@@ -47,7 +47,7 @@ class Times:
     poll: float = POLL_SECONDS
     """Longest pause between two looks for work."""
     new_interval: Callable[[float], CheckpointInterval] = CheckpointInterval
-    """Between checkpoints; begins at the moment given."""
+    """Between checkpoints, from the moment given on."""
 
 
 def run(context: RoleContext, times: Times = Times()) -> GenerateReport:
@@ -224,7 +224,6 @@ class _Runner:
             )
         denoiser, vae, adaptation = loaded
         self._load_seconds = context.clock.monotonic() - started
-        self._workshop = Workshop(
-            context, self._inputs, pool, compute, denoiser, vae, adaptation, self._times.new_interval
-        )
+        interval = self._times.new_interval(context.clock.monotonic())
+        self._workshop = Workshop(context, self._inputs, pool, compute, denoiser, vae, adaptation, interval)
         return self._workshop
