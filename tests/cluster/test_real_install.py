@@ -12,6 +12,7 @@ from typing import Any
 import av
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from tests.cluster.cluster import KubectlError
 from tests.cluster.real import RealCluster
 
@@ -181,6 +182,43 @@ def test_a_deleted_resource_leaves_nothing_behind(release: Release) -> None:
     for kind in ("jobs", "pods", "services", "configmaps"):
         release.kubectl("wait", kind, "--selector=videogen.dev/name=short", "--for=delete", "--timeout=90s")
         assert release.kubectl("get", kind, "--selector=videogen.dev/name=short", "--output=name") == ""
+
+
+def num_writes(release: Release) -> int:
+    """How often the operator has asked the API server to change something, but for its Lease."""
+    service = f"/api/v1/namespaces/{release.namespace}/services/videogen-metrics:metrics"
+    families = text_string_to_metric_families(release.cluster.kubectl("get", "--raw", f"{service}/proxy/metrics"))
+    return sum(
+        int(sample.value)
+        for family in families
+        for sample in family.samples
+        if sample.name == "videogen_operator_api_calls_total"
+        and sample.labels["verb"] != "GET"
+        and sample.labels["resource"] != "leases"
+    )
+
+
+def test_a_namespace_that_goes_while_a_run_is_at_work_takes_everything_with_it(release: Release) -> None:
+    doomed = Release(release.cluster, "doomed")
+    release.cluster.kubectl("create", "namespace", doomed.namespace)
+    secret = json.loads(release.kubectl("get", "secret", "videogen-store", "--output=json"))
+    copied = {key: secret[key] for key in ("apiVersion", "kind", "data")}
+    doomed.apply(copied | {"metadata": {"name": "videogen-store"}})
+    doomed.apply(fox("gone", sampling={"steps": 900}))
+    doomed.wait("gone", "jsonpath={.status.phase}=Generating", 300)
+    num_before = num_writes(release)
+
+    # Its pods are given 30 s each, and Kubernetes looks again after as long; without the operator it would be for ever.
+    release.cluster.kubectl("delete", "namespace", doomed.namespace, "--timeout=180s")
+
+    assert num_writes(release) - num_before <= 30
+    lines = release.kubectl("logs", "deployment/videogen", "--tail=-1").splitlines()
+    told = [json.loads(line) for line in lines if "doomed/gone" in line]
+    assert [line for line in told if "because it is being terminated" in line["message"]] == told
+    assert {line["level"] for line in told} == {"warning"}
+    restarts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}"
+    selector = "--selector=app.kubernetes.io/component=operator"
+    assert release.kubectl("get", "pods", selector, f"--output={restarts}") == "0"
 
 
 def test_an_operator_of_one_namespace_needs_no_right_on_the_cluster(real_node: RealCluster, release: Release) -> None:
