@@ -85,7 +85,7 @@ def test_plan_names_a_pool_that_gets_no_runners_with_the_numbers(manifest: Path)
 
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[-1] == (
-        "Without runners: pool 't4': a clip of 854x480 and 51 frames needs 5.1 GiB even in its smallest form, and T4 "
+        "Without runners: pool 't4': a clip of 854x480 and 51 frames needs 5.2 GiB even in its smallest form, and T4 "
         "has 4.2 GiB to use"
     )
 

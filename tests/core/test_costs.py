@@ -245,7 +245,7 @@ def test_an_encoder_that_fits_in_no_number_of_shards_is_refused_with_both_number
     with pytest.raises(InvalidInput) as caught:
         plan_of({"count": 0}, encoder={"shards": 2, "gpu": {"product": "Tesla-T4", "memory": "4Gi"}})
     assert str(caught.value) == (
-        "spec.encoder: 2 shards of the encoder need 5.3 GiB each and T4 has 3.2 GiB to use; "
+        "spec.encoder: 2 shards of the encoder need 5.6 GiB each and T4 has 3.2 GiB to use; "
         "raise shards, name cards with more memory, or set gpu.count to 0 to encode on the CPU"
     )
 

@@ -568,7 +568,7 @@ def test_a_pool_that_no_clip_fits_gets_no_runners_and_says_why() -> None:
             "small",
             0,
             (
-                "pool 'small': a clip of 854x480 and 51 frames needs 5.1 GiB even in its smallest form, and T4 has 4.2 "
+                "pool 'small': a clip of 854x480 and 51 frames needs 5.2 GiB even in its smallest form, and T4 has 4.2 "
                 "GiB to use"
             ),
         ),
@@ -584,8 +584,8 @@ def test_a_clip_that_fits_no_pool_is_refused_with_the_numbers_of_each() -> None:
         {"name": "odd", "gpu": {"product": "NVIDIA-L4", "memory": "3Gi"}},
     ]
     assert refusal_of(video={"resolution": "480p"}, encoder={"gpu": {"count": 0}}, runners=runners) == (
-        "spec.runners: pool 'small': a clip of 854x480 and 51 frames needs 5.1 GiB even in its smallest form, and T4 "
-        "has 4.2 GiB to use; pool 'odd': a clip of 854x480 and 51 frames needs 4.0 GiB even in its smallest form, and "
+        "spec.runners: pool 'small': a clip of 854x480 and 51 frames needs 5.2 GiB even in its smallest form, and T4 "
+        "has 4.2 GiB to use; pool 'odd': a clip of 854x480 and 51 frames needs 4.1 GiB even in its smallest form, and "
         "L4 has 2.3 GiB to use; lower spec.video.resolution or frames, or name a card with more memory"
     )
 

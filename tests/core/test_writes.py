@@ -36,6 +36,8 @@ LEDGER: list[dict[str, Any]] = [
     {"plan_revision": 2},
     {"attempts": Attempts(preflight=1, encode=1)},
     {"late_starts": ("preflight-1",)},
+    {"least_shards": 2},
+    {"gave_way": 1},
     {"start_time": None},
     {"completion_time": NOW},
 ]

@@ -102,16 +102,18 @@ def test_three_workers_make_the_same_bytes_as_one(
     assert digests(final_status(by_three)) == by_one
 
 
-def test_an_encoder_in_two_shards_makes_the_same_bytes_as_one(tmp_path: Path, weights: Path) -> None:
-    manifest = write_manifest(tmp_path, weights)
-    statuses = [
-        final_status(run(manifest, "--out", tmp_path / f"out{n}", "--encoder-shards", str(n), "--output", "json"))
-        for n in (1, 2)
-    ]
-    assert digests(statuses[0]) == digests(statuses[1])
-    assert [status["plan"]["encoderShards"] for status in statuses] == [1, 2]
-    assert [status["encoder"]["prompts"] for status in statuses] == [{"total": 2, "cached": 0, "encoded": 2}] * 2
-    assert len(list((tmp_path / "out2").glob(".videogen/*/*-enc-1-*/termination.json"))) == 2
+def test_an_encoder_in_two_shards_makes_the_same_bytes_as_one(
+    tmp_path: Path, weights: Path, made_by_one_worker: tuple[Path, Path, dict[str, Any]]
+) -> None:
+    in_one, out = made_by_one_worker[2], tmp_path / "out"
+    done = run(write_manifest(tmp_path, weights), "--out", out, "--encoder-shards", "2", "--output", "json")
+    in_two = final_status(done)
+    assert digests(in_two) == digests(in_one)
+    assert [status["plan"]["encoderShards"] for status in (in_one, in_two)] == [1, 2]
+    assert [status["encoder"]["prompts"] for status in (in_one, in_two)] == [
+        {"total": 2, "cached": 0, "encoded": 2}
+    ] * 2
+    assert len(list(out.glob(".videogen/*/*-enc-1-*/termination.json"))) == 2
 
 
 @pytest.mark.parametrize("gpus", ["", "0,", "0,0", "a", "-1"])

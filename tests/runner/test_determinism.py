@@ -130,15 +130,6 @@ def clip_under_way(run: TinyRun) -> Clip | None:
     return None
 
 
-def test_three_workers_make_what_one_makes(processes: Processes, expected: Digests) -> None:
-    workers = [processes.start(Stage.GENERATE, index) for index in range(3)]
-    assert [worker.wait(DEADLINE) for worker in workers] == [ExitCode.OK] * 3
-    reports = [processes.report(index) for index in range(3)]
-    assert sum(report.finished for report in reports) == 3
-    assert sum(report.steps for report in reports) == 3 * STEPS  # no step was computed twice
-    assert digests_of(processes.run) == expected
-
-
 def test_a_clip_whose_worker_was_killed_goes_on_in_the_next_attempt_to_the_same_end(
     processes: Processes, expected: Digests
 ) -> None:

@@ -20,6 +20,14 @@ _KERNEL_3D = 27
 # (use_mkldnn in ATen's Convolution.cpp); below, its own code writes out the input once for each place of the kernel.
 _ONEDNN_MIN_VALUES = 20_480
 
+# Eight buffers of 4096 KiB, which cuBLAS takes out of torch's allocator: runners set CUBLAS_WORKSPACE_CONFIG=:4096:8.
+_CUBLAS_BYTES = 8 * 4096 * 2**10
+
+
+def workspace_bytes(device: Device) -> int:
+    """What the libraries of a card hold beside every stage's tensors."""
+    return _CUBLAS_BYTES if device == Device.CUDA else 0
+
 
 def denoise_bytes(shape: DenoiserShape, video: PlannedVideo, text_tokens: int, dtype: Dtype, batch: int) -> int:
     """One denoising step of `batch` samples (stdit3.py, sampler.py).

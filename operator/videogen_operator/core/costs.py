@@ -119,6 +119,14 @@ def encoder_block_bytes(shape: TextEncoderShape, dtype: Dtype) -> int:
     return shape.block_parameters * DTYPE_BYTES[dtype] + kept_in_fp32 * DTYPE_BYTES[Dtype.FLOAT16]
 
 
+def encoder_exact_layer_bytes(shape: TextEncoderShape, dtype: Dtype) -> int:
+    """An MLP's weights once more in fp32, less what is kept so: on a card one text tells the error, layer by layer."""
+    if dtype == Dtype.FLOAT32:
+        return 0
+    cast = 2 if dtype == Dtype.FLOAT16 else 3
+    return cast * shape.d_ff * shape.d_model * DTYPE_BYTES[Dtype.FLOAT32]
+
+
 def encoder_rest_bytes(shape: TextEncoderShape, dtype: Dtype) -> int:
     """Weights beside the blocks: the table of positions, and the last norm. Of the embedding only rows are read."""
     return (shape.num_buckets * shape.num_heads + shape.d_model) * DTYPE_BYTES[dtype]

@@ -48,6 +48,9 @@ def place_encoder(
     """
     shape, card = architecture.encoder, card_of(encoder.gpu, encoder.pod)
     activation_bytes = activations.encode_bytes(shape, _most_tokens(texts), card.dtype, card.device)
+    if card.device == Device.CUDA:
+        activation_bytes += costs.encoder_exact_layer_bytes(shape, card.dtype)
+    activation_bytes += activations.workspace_bytes(card.device)
     block_bytes = [costs.encoder_block_bytes(shape, card.dtype)] * shape.num_layers
     rest_bytes = costs.encoder_rest_bytes(shape, card.dtype)
     num_gpus = max(1, encoder.gpu.count or 0) if encoder.gpu is not None else 1
@@ -105,6 +108,7 @@ def place_pool(
     most_tokens = _most_tokens(texts)
 
     pieces_bytes = activations.kept_pieces_bytes(video, card.vae_dtype, card.device)
+    pieces_bytes += activations.workspace_bytes(card.device)
 
     def denoise_bytes(guidance_batch: int) -> int:
         denoiser = architecture.denoiser
