@@ -33,14 +33,18 @@ def conditions_of(
         (ConditionType.READY, succeeded, told),
         (ConditionType.RECONCILING, not (succeeded or failed or suspended), told),
         (ConditionType.STALLED, failed, told),
-        (ConditionType.SUSPENDED, suspended, told),
+        (ConditionType.SUSPENDED, suspended, told if suspended else ("NotSuspended", "spec.suspend is not set")),
     ]
     if not suspended:
         # What was found out before a pause stays said; on resume preflight looks again.
-        embeddings_told = (TEXT_TRUNCATED, "; ".join(truncated)) if truncated else told
+        store, encoded = _store_ready(status, step), _embeddings_ready(status, plan, observed, step)
+        store_told = ("StoreChecked", "preflight has read and written the store") if store else told
+        encoded_told = ("Encoded", "every prompt is encoded") if encoded else told
+        if truncated:
+            encoded_told = (TEXT_TRUNCATED, "; ".join(truncated))
         facts += [
-            (ConditionType.STORE_READY, _store_ready(status, step), told),
-            (ConditionType.EMBEDDINGS_READY, _embeddings_ready(status, plan, observed, step), embeddings_told),
+            (ConditionType.STORE_READY, store, store_told),
+            (ConditionType.EMBEDDINGS_READY, encoded, encoded_told),
         ]
     conditions, generation = status.conditions, status.observed_generation
     for condition_type, value, (reason, message) in facts:

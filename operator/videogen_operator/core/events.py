@@ -13,6 +13,7 @@ from videogen_api.status import FINISHED_PHASES, Condition, ConditionType, Phase
 from videogen_operator.core.conditions import TEXT_TRUNCATED
 from videogen_operator.core.deadlines import LATE_START
 from videogen_operator.core.observed import WaitingReason
+from videogen_operator.core.waits import ENCODER_WAITS
 
 
 class EventType(StrEnum):
@@ -34,7 +35,7 @@ _PHASE_OF_STAGE = {
 }
 _WORKING_PHASES = (Phase.ENCODING, Phase.GENERATING, Phase.COLLECTING)
 _AT_REST = (*FINISHED_PHASES, Phase.SUSPENDED)
-_ORDERLY_WAITS = (WaitingReason.QUEUED, "EncoderWaits")
+_ORDERLY_WAITS = (WaitingReason.QUEUED, ENCODER_WAITS)
 """Waits that are meant to be: for a queue, and for another one's encoder."""
 
 

@@ -12,7 +12,7 @@ from videogen_api.spec import Strategy
 from videogen_api.status import Findings, Phase
 from videogen_operator.core.observed import Group, GroupState, Observed, ObservedGroup, WaitingReason
 from videogen_operator.core.policies import Ledger, Ruling, Verdict, rule_stage
-from videogen_operator.core.waits import find_wait
+from videogen_operator.core.waits import ENCODER_WAITS, find_wait
 
 _LOOK_AGAIN = timedelta(seconds=10)
 
@@ -152,7 +152,7 @@ class _Run:
             and not self.encoder_may_start
         ):
             message = "waiting for the encoder of another resource, which holds cards that this one needs too"
-            return Step(Phase.PENDING, message, "EncoderWaits", wake_at=self.now + _LOOK_AGAIN)
+            return Step(Phase.PENDING, message, ENCODER_WAITS, wake_at=self.now + _LOOK_AGAIN)
         return replace(step, due=(self._group(stage, None, encoder.shards if stage == Stage.ENCODE else 1),))
 
     def generate(self, *, but: AbstractSet[str] = frozenset()) -> Step | None:

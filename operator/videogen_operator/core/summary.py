@@ -5,7 +5,7 @@ Progress is a share of planned work: encoding and denoising count as the seconds
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from videogen_api import naming
@@ -30,6 +30,7 @@ from videogen_api.status import (
     VideoGenerationStatus,
 )
 from videogen_operator.core.conditions import conditions_of
+from videogen_operator.core.estimate import estimate_completion
 from videogen_operator.core.observed import Observed, ObservedGroup, ObservedProcess
 from videogen_operator.core.totals import totals_of
 
@@ -63,7 +64,9 @@ def summarize(
             "message": message,
             "progress": progress,
             "completion_time": now if finished else None,
-            "estimated_completion_time": None if finished else _estimate(ledger.start_time, progress, now),
+            "estimated_completion_time": None
+            if finished
+            else estimate_completion(plan, _running(observed, Stage.GENERATE), clips, ledger.start_time, progress, now),
             "plan": _summarize_plan(plan),
             "clips": clips,
             "encoder": _summarize_encoder(plan, observed, found),
@@ -129,14 +132,6 @@ def _percent(plan: Plan, observed: Observed, clips: ClipCounts, phase: Phase) ->
     )
     done = min(1.0, encoded) * encode_seconds + min(clips.total, clips.succeeded + under_way) * seconds_of_clip
     return min(99, int(100 * done / total))
-
-
-def _estimate(start: datetime | None, progress: int, now: datetime) -> datetime | None:
-    """When the run will end if it goes on as it went so far."""
-    if start is None or progress <= 0:
-        return None
-    elapsed = (now - start).total_seconds()
-    return now + timedelta(seconds=elapsed * (100 - progress) / progress)
 
 
 def _summarize_plan(plan: Plan) -> PlanSummary:

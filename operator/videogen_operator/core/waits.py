@@ -6,6 +6,9 @@ from datetime import datetime, timedelta
 
 from videogen_operator.core.observed import GroupState, ObservedGroup, Waiting, WaitingReason
 
+ENCODER_WAITS = "EncoderWaits"
+"""Reason of a run whose encoder waits until that of another resource has all of its cards."""
+
 _SHOWN_AFTER = timedelta(seconds=5)
 """A pod that has just been made waits for a moment in every life; that is not worth a write."""
 
