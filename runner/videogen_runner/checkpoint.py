@@ -32,6 +32,8 @@ _KEPT = 2
 _WORK_PER_WRITE = 100.0
 # ... and never by less than this; it is also what passes before the first.
 _MIN_INTERVAL_SECONDS = 1.0
+# One write that met a store in trouble must not put hours of work at stake.
+_MAX_INTERVAL_SECONDS = 600.0
 
 
 class Checkpoints:
@@ -122,7 +124,8 @@ class CheckpointInterval:
 
     def written(self, started: float, ended: float) -> None:
         """Learns from a write how long to wait for the next one."""
-        self._due = ended + max(self._least_seconds, self._work_per_write * (ended - started))
+        pause = min(_MAX_INTERVAL_SECONDS, self._work_per_write * (ended - started))
+        self._due = ended + max(self._least_seconds, pause)
 
 
 def _in_order(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:

@@ -26,6 +26,8 @@ _NO_LIMIT = 2**63 - 1
 
 # What torch's CPU allocator says in a plain RuntimeError.
 _HOST_ALLOCATOR_FAILED = "DefaultCPUAllocator: "
+# What CUDA and its libraries say where they take memory past torch's allocator: pinned on the host, or for themselves.
+_CUDA_ALLOCATIONS_FAILED = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 # While another thread allocates, the two numbers of a card may be from before and after it.
 _LOOKS = 3
@@ -85,7 +87,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if torch is None:
         return False
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and _HOST_ALLOCATOR_FAILED in str(error)
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in (_HOST_ALLOCATOR_FAILED, *_CUDA_ALLOCATIONS_FAILED))
     )
 
 

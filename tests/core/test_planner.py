@@ -26,7 +26,7 @@ from videogen_api.plan import (
 from videogen_api.resource import VideoGeneration, parse_resource
 from videogen_api.spec import Encoder, Gpu, ModelRef, RunnerPool, Storage, Strategy
 from videogen_operator.core.defaults import Defaults, local_defaults
-from videogen_operator.core.planner import MAX_PLAN_BYTES, make_plan
+from videogen_operator.core.planner import MAX_PLAN_BYTES, keep_strategy, make_plan
 from videogen_operator.core.totals import totals_of
 
 BASE: dict[str, Any] = {
@@ -616,3 +616,18 @@ def test_processes_of_one_machine_may_share_its_cards() -> None:
     plan = make_plan(resource(), defaults)
     stated = int(14.5 * 2**30)
     assert (plan.encoder.card_bytes, *(pool.card_bytes for pool in plan.pools)) == (stated, stated)
+
+
+def test_a_run_that_has_begun_keeps_its_strategy_whatever_its_next_placement_would_choose() -> None:
+    before = plan_of().model_copy(update={"strategy": Strategy.OVERLAPPED, "why": "it was faster"})
+    replanned = plan_of(retries=1)
+    kept = keep_strategy(resource(), replanned, before)
+    assert kept == replanned.model_copy(update={"strategy": Strategy.OVERLAPPED, "why": "it was faster"})
+
+
+def test_a_strategy_that_the_manifest_asks_for_or_another_run_is_not_bound_to_the_one_before() -> None:
+    before = plan_of().model_copy(update={"strategy": Strategy.OVERLAPPED})
+    asked = {"schedule": {"strategy": "Sequential"}}
+    assert keep_strategy(resource(**asked), plan_of(**asked), before) == plan_of(**asked)
+    other = plan_of(prompts=[{"text": "an owl"}])
+    assert keep_strategy(resource(), other, before) == other

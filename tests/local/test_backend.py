@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.builders import build_plan, build_resource, encode_report, preflight_report, write_script
@@ -242,3 +243,22 @@ os.kill(os.getpid(), signal.SIGKILL)
             LocalBackend(tmp_path / "out", os.environ, device=None)
     finally:
         os.kill(orphan, signal.SIGKILL)
+
+
+def test_a_process_that_was_started_before_another_one_could_not_be_is_ended(
+    open_backend: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def start_one(*args: Any, **kwargs: Any) -> "subprocess.Popen[bytes]":
+        if started:
+            raise OSError("no more processes")
+        started.append(start(*args, **kwargs))
+        return started[0]
+
+    backend = open_backend(OBEDIENT)
+    monkeypatch.setattr(subprocess, "Popen", start_one)
+    with pytest.raises(OSError, match="no more processes"):
+        backend.create(RESOURCE, PLAN, Group(Stage.GENERATE, "local", 1, 2, 1))
+    assert started[0].poll() is not None

@@ -194,3 +194,10 @@ def test_checkpoints_cost_less_than_a_hundredth_of_the_time_however_slow_the_sto
     assert num_written > 1
     # The first write is the only one whose cost nobody could know.
     assert (num_written - 1) * put_seconds < 0.01 * worked
+
+
+def test_one_write_into_a_store_in_trouble_puts_no_hours_of_work_at_stake() -> None:
+    interval = CheckpointInterval(now=0.0)
+    interval.written(started=10.0, ended=70.0)
+    assert not interval.is_due(70.0 + 599.0)
+    assert interval.is_due(70.0 + 600.0)

@@ -21,7 +21,7 @@ from videogen_operator.cli.arguments import device, gpus, positive, quantity
 from videogen_operator.cli.view import open_view
 from videogen_operator.core.conditions import TEXT_TRUNCATED
 from videogen_operator.core.defaults import local_defaults
-from videogen_operator.core.planner import make_plan
+from videogen_operator.core.planner import keep_strategy, make_plan
 from videogen_operator.core.reconcile import least_shards
 from videogen_operator.local.backend import LocalBackend
 from videogen_operator.sync import sync
@@ -99,7 +99,7 @@ def _run_resource(resource: VideoGeneration, backend: LocalBackend, arguments: a
         while True:
             least = least_shards(resource, backend.observe(resource))
             if least > plan.encoder.shards:
-                plan = make_plan(resource, defaults, least_shards=least)
+                plan = keep_strategy(resource, make_plan(resource, defaults, least_shards=least), plan)
             status = sync(resource, plan, backend, datetime.now(UTC))
             resource = resource.model_copy(update={"status": status})
             view.show(status)

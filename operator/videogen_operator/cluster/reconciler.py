@@ -29,7 +29,7 @@ from videogen_operator.cluster.resources import Key, Object
 from videogen_operator.config import OperatorConfig
 from videogen_operator.core.events import events_of
 from videogen_operator.core.observed import GroupState, Observed
-from videogen_operator.core.planner import make_plan
+from videogen_operator.core.planner import keep_strategy, make_plan
 from videogen_operator.core.reconcile import Decision, is_new, least_shards, reconcile, settle
 from videogen_operator.core.refusal import block, refuse
 from videogen_operator.core.writes import REPORT_EVERY, differs
@@ -147,6 +147,8 @@ class Reconciler:
             return known
         defaults = known.defaults if known is not None else self._config.defaults
         plan = make_plan(resource, defaults, least_shards=least)
+        if known is not None:
+            plan = keep_strategy(resource, plan, known.plan)
         check_for_cluster(resource, plan, self._config.model_copy(update={"defaults": defaults}))
         if known is not None and plan == known.plan:
             return known

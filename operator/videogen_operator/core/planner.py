@@ -102,6 +102,18 @@ def _embedding_wait_seconds(schedule: Schedule | None) -> float:
     return EMBEDDING_WAIT_SECONDS if deadline is None else float(deadline)
 
 
+def keep_strategy(resource: VideoGeneration, plan: Plan, before: Plan) -> Plan:
+    """Another placement of a run that has begun: where nobody asks for one, its strategy stays as it was.
+
+    Runners that began beside the encoder hold their cards; an encoder that now came first would wait for them.
+    """
+    schedule = resource.spec.schedule
+    is_asked_for = schedule is not None and schedule.strategy not in (None, Strategy.AUTO)
+    if is_asked_for or plan.run_id != before.run_id:
+        return plan
+    return plan.model_copy(update={"strategy": before.strategy, "why": before.why})
+
+
 def _resolve_model(model: ModelRef) -> PlannedModel:
     if model.name is None or model.precision is None:
         raise AssertionError("the code's defaults name a model and a precision")

@@ -101,8 +101,11 @@ class LocalBackend:
             if group.stage == Stage.ENCODE and group.processes > 1:
                 # Opened here and inherited, so that nobody else can take the port before shard 0 does.
                 listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            processes = tuple(self._start(name, index, group, plan_path, listener) for index in range(group.processes))
-        self._groups[name] = RunningGroup(plan.run_id, group, processes)
+            processes: list[LocalProcess] = []
+            # What has been started before another one could not be must not stay at work unseen.
+            stack.callback(lambda: end(processes) if name not in self._groups else None)
+            processes.extend(self._start(name, index, group, plan_path, listener) for index in range(group.processes))
+            self._groups[name] = RunningGroup(plan.run_id, group, tuple(processes))
 
     def delete(self, group: ObservedGroup) -> None:
         for name, running in list(self._groups.items()):

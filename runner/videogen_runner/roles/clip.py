@@ -9,7 +9,7 @@ Shape suffixes: B = 1 sample, C channels, T latent frames, F frames, H W rows an
 import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from videogen_api.errors import Interrupted, OutOfMemory
@@ -209,9 +209,15 @@ class ClipWork:
 
 
 def _next_state(states: Iterator[ClipState], clip: str) -> ClipState | None:
-    """The state after one more step, computed through and finite; None after the last."""
+    """The state after one more step, computed through, finite and with its latents on the host; None after the last.
+
+    At a stop they are saved at once: a copy made then would wait on the card behind the step that runs.
+    """
     state = next(states, None)
-    if state is not None and not bool(state.z_BCTHW.isfinite().all()):
+    if state is None:
+        return None
+    state = replace(state, z_BCTHW=state.z_BCTHW.cpu())
+    if not bool(state.z_BCTHW.isfinite().all()):
         raise NotFinite(
             f"clip {clip} has no finite latents after loop {state.loop}, step {state.next_step}; "
             "use another precision or lower guidance"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from videogen_api.errors import OutOfMemory
+from videogen_runner.memory import sample_memory
 
 Room = Mapping[int | str, int]
 """Bytes of weights that fit on each card, by its index, and on the host under "cpu"."""
@@ -21,16 +22,11 @@ _ROOM_TO_COMPUTE = 2**30
 
 def room_on(main: torch.device, spread: bool) -> Room:
     """What this process may still take of the card `main`, or with `spread` of every card, and of the host."""
-    from accelerate.utils import get_max_memory  # type: ignore[import-untyped]  # it has no types
-
-    free: dict[int | str, int] = get_max_memory()
     room: dict[int | str, int] = {}
     for card in range(torch.cuda.device_count()):
         if spread or card == main.index:
-            share = torch.cuda.get_per_process_memory_fraction(card)
-            own = int(share * torch.cuda.get_device_properties(card).total_memory) - torch.cuda.memory_reserved(card)
-            room[card] = max(0, min(free[card], own) - _ROOM_TO_COMPUTE)
-    room["cpu"] = free["cpu"]  # the last to be used
+            room[card] = max(0, sample_memory(f"cuda:{card}").free - _ROOM_TO_COMPUTE)
+    room["cpu"] = sample_memory("cpu").free  # the last to be used
     return room
 
 
