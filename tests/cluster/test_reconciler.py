@@ -6,6 +6,7 @@ import pytest
 from tests.cluster.child_objects import NOW, build_job, build_video_generation
 
 from videogen_api.resource import parse_live_resource
+from videogen_operator.cluster.api_errors import Unavailable
 from videogen_operator.cluster.backend import ClusterBackend
 from videogen_operator.cluster.cache import ClusterCache
 from videogen_operator.cluster.client import KubernetesClient
@@ -15,6 +16,7 @@ from videogen_operator.cluster.progress import ProgressPoller
 from videogen_operator.cluster.reconciler import Blocked, Reconciler
 from videogen_operator.cluster.resources import JOBS, VIDEO_GENERATIONS, Key, Object
 from videogen_operator.config import OperatorConfig
+from videogen_operator.core.asked import asked_digest
 
 KEY = Key("team", "fox")
 CONFIG = OperatorConfig.model_validate({"images": {"operator": "operator:1", "runner": "runner:1"}}, strict=False)
@@ -22,17 +24,23 @@ CONFIG = OperatorConfig.model_validate({"images": {"operator": "operator:1", "ru
 NO_CLIENT = cast("KubernetesClient", object())
 
 
-def reconciler_of(resource: Object) -> Reconciler:
+class NoPoller:
+    """Nobody is asked for progress."""
+
+    def follow(self, *_: object) -> None: ...
+
+
+def reconciler_of(resource: Object, client: KubernetesClient = NO_CLIENT) -> Reconciler:
     """One whose cluster holds a resource and a Job of it that runs."""
     cache = ClusterCache(lambda: 0.0)
     cache.apply(VIDEO_GENERATIONS, None, resource)
     cache.apply(JOBS, None, build_job(created=0))
     return Reconciler(
         cache,
-        ClusterBackend(NO_CLIENT, cache, CONFIG, progress=lambda _: None, clock=lambda: NOW),
-        PlanBook(NO_CLIENT),
+        ClusterBackend(client, cache, CONFIG, progress=lambda _: None, clock=lambda: NOW),
+        PlanBook(client),
         CONFIG,
-        poller=cast("ProgressPoller[Key]", object()),
+        poller=cast("ProgressPoller[Key]", NoPoller()),
         recorder=EventRecorder(NO_CLIENT, "operator-0"),
         clock=lambda: NOW,
     )
@@ -58,3 +66,22 @@ def test_fields_that_only_a_newer_operator_knows_are_passed_over() -> None:
     read = parse_live_resource(build_video_generation(status=status)).status
 
     assert (read.phase, read.run_id, read.attempts.preflight) == ("Generating", "5f1c", 2)
+
+
+class UnansweringClient:
+    """An API server that is away for a moment."""
+
+    def get(self, *_: object) -> Object:
+        raise Unavailable("GET: no answer", code=0)
+
+
+def test_an_api_server_that_is_away_is_tried_again_and_is_no_error_of_the_resource() -> None:
+    spec = {"prompts": [{"name": "fox", "text": "a red fox"}]}
+    asked = asked_digest(parse_live_resource(build_video_generation(spec=spec)).spec)
+    status = {"phase": "Generating", "runId": "5f1c0a2b", "asked": asked, "planRevision": 1}
+    reconciler = reconciler_of(
+        build_video_generation(spec=spec, status=status), cast("KubernetesClient", UnansweringClient())
+    )
+
+    with pytest.raises(Unavailable, match="no answer"):
+        reconciler.reconcile(KEY)

@@ -80,10 +80,15 @@ class Reconciler:
             return self._reconcile(key)
         except StatusUnreadable as error:
             # What it has at work is left alone: whoever wrote the status knows what it is.
-            raise Blocked(str(error)) from error
-        finally:
-            # Whatever became of this pass: the other encoders must not wait for one that goes well.
             self._gate.pass_over(key)
+            raise Blocked(str(error)) from error
+        except ApiError:
+            # Tried again soon. Until then it may have an encoder group that is starting, and the others wait for it.
+            raise
+        except Exception:
+            # This may never go well, and the other encoders must not wait for it.
+            self._gate.pass_over(key)
+            raise
 
     def _reconcile(self, key: Key) -> float | None:
         found = self._cache.get(key)
