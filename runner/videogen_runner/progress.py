@@ -134,6 +134,7 @@ class _PodServer(_Server):
 def _handler_of(holder: ProgressHolder) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = _REQUEST_SECONDS
+        wbufsize = -1  # head and body leave together: nobody gets half an answer from a process that ends
 
         def do_GET(self) -> None:
             match self.path.partition("?")[0]:

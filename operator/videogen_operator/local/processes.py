@@ -1,5 +1,6 @@
 """Groups of local processes while they run: what is seen of them, and how they end."""
 
+import http.client
 import signal
 import subprocess
 import time
@@ -15,7 +16,6 @@ from videogen_api.report import Progress, TerminationReport
 from videogen_operator.core.observed import Group, GroupState, ObservedGroup, ObservedProcess
 
 _PROGRESS_TIMEOUT_SECONDS = 2.0
-_MAX_PROGRESS_BYTES = 65_536
 _MAX_LOG_TAIL_BYTES = 4096
 _SIGNAL_EXIT_BASE = 128
 # A runner promises to be gone 10 s after SIGTERM; whoever is not has lost that right.
@@ -104,8 +104,9 @@ def _ask_progress(address_file: Path) -> Progress | None:
     try:
         address = address_file.read_text().strip()
         with urllib.request.urlopen(f"http://{address}/progress", timeout=_PROGRESS_TIMEOUT_SECONDS) as reply:
-            return Progress.model_validate_json(reply.read(_MAX_PROGRESS_BYTES))
-    except (FileNotFoundError, urllib.error.URLError, ConnectionError, TimeoutError):
+            return Progress.model_validate_json(reply.read())
+    # HTTPException: it ended in the middle of its answer.
+    except (FileNotFoundError, urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError):
         return None
 
 
