@@ -58,23 +58,26 @@ def _ampere_or_later(name: str, gibibytes: float, teraflops: float, gigabytes_pe
     )
 
 
-# Turing has no bf16, and the 2D autoencoder overflows in fp16.
-_T4 = Card(
-    name="T4",
-    device=Device.CUDA,
-    dtype=Dtype.FLOAT16,
-    vae_dtype=Dtype.FLOAT32,
-    memory_bytes=15 * GIB,
-    flops_per_second=65e12,
-    vae_flops_per_second=8.1e12,
-    bytes_per_second=320e9,
-)
+def _volta_or_turing(
+    name: str, gibibytes: float, teraflops: float, fp32_teraflops: float, gigabytes_per_second: float
+) -> Card:
+    # They have no bf16, and the 2D autoencoder overflows in fp16.
+    return replace(
+        _ampere_or_later(name, gibibytes, teraflops, gigabytes_per_second),
+        dtype=Dtype.FLOAT16,
+        vae_dtype=Dtype.FLOAT32,
+        vae_flops_per_second=fp32_teraflops * 1e12,
+    )
+
 
 CARDS: Mapping[str, Card] = MappingProxyType(
     {
         card.name: card
         for card in (
-            _T4,
+            _volta_or_turing("T4", 15, 65, 8.1, 320),
+            _volta_or_turing("V100", 16, 125, 15.7, 900),
+            _volta_or_turing("V100-32GB", 32, 125, 15.7, 900),
+            _volta_or_turing("RTX-2080-TI", 11, 53.8, 13.4, 616),
             _ampere_or_later("L4", 22.5, 121, 300),
             _ampere_or_later("A10", 22.5, 125, 600),
             _ampere_or_later("A10G", 22.5, 70, 600),
@@ -115,9 +118,6 @@ def cpu(memory_bytes: int | None) -> Card:
 
 def card_of_product(product: str | None) -> Card:
     """The card that a `nvidia.com/gpu.product` label names, such as NVIDIA-A100-SXM4-80GB; UNNAMED_CARD otherwise."""
-    words = re.split(r"[^A-Z0-9]+", (product or "").upper())
-    joined = "-".join(words)
-    matches = [card for name, card in CARDS.items() if f"-{name}-" in f"-{joined}-"]
-    if "A100" in words and "80GB" in words:
-        return CARDS["A100-80GB"]
+    words = set(re.split(r"[^A-Z0-9]+", (product or "").upper()))
+    matches = [card for name, card in CARDS.items() if words.issuperset(name.split("-"))]
     return max(matches, key=lambda card: len(card.name), default=UNNAMED_CARD)
