@@ -46,7 +46,7 @@ imports: setup
 	$(BIN)/lint-imports
 
 unit: setup cluster-parts
-	$(BIN)/pytest -n 3 --dist loadscope
+	$(BIN)/pytest -n 3 --dist loadscope --durations=40
 
 # The test cluster: tests/cluster/README.md. System packages are installed by nothing but this.
 cluster-deps:

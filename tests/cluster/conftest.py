@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
-from tests.cluster import binaries, packages, real
+from tests.cluster import binaries, packages, real, releases
 from tests.cluster import control_plane as control_planes
 
 
@@ -31,6 +31,17 @@ def real_node() -> Iterator[real.RealCluster]:
         give_up(reason)
     with real.real_cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def release(real_node: real.RealCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[releases.Release]:
+    """The chart, cluster-wide, its store on a volume. Tests share it: take names of your own."""
+    settings = ["embeddedStore.persistence.enabled=true"]
+    if real_node.host_address is not None:  # a node of our own, which provisions nothing
+        releases.create_volume(real_node, tmp_path_factory.mktemp("store"))
+        settings.append(f"embeddedStore.persistence.storageClassName={releases.STORAGE_CLASS}")
+    yield releases.install(real_node, "video", *settings)
+    real_node.helm("uninstall", "videogen", "--namespace", "video", "--wait", "--timeout=120s")
 
 
 def give_up(reason: str) -> NoReturn:

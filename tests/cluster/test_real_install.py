@@ -1,11 +1,8 @@
 """From `helm install` to a finished video on a real node, in both modes of the chart, and what users see on the way."""
 
-import base64
 import hashlib
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,84 +10,12 @@ import av
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from tests.cluster.cluster import KubectlError
 from tests.cluster.real import RealCluster
+from tests.cluster.releases import Release, fox, install
 
-REPOSITORY = Path(__file__).parents[2]
-CHART = REPOSITORY / "charts" / "videogen"
-QUICKSTART = REPOSITORY / "examples" / "quickstart.yaml"
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
 
 pytestmark = pytest.mark.timeout(900)
-
-
-@dataclass(frozen=True)
-class Release:
-    """The chart, installed in a namespace with the embedded store."""
-
-    cluster: RealCluster
-    namespace: str
-
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        return self.cluster.kubectl("--namespace", self.namespace, *arguments, stdin=stdin)
-
-    def apply(self, manifest: dict[str, Any]) -> None:
-        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
-
-    def wait(self, name: str, condition: str, seconds: int) -> dict[str, Any]:
-        """The resource, as soon as `kubectl wait` has seen the condition, such as `condition=Ready`."""
-        try:
-            self.kubectl("wait", f"vg/{name}", f"--for={condition}", f"--timeout={seconds}s")
-        except KubectlError as error:
-            everything = self.kubectl("get", "vg,jobs,pods,events", "--output=wide")
-            raise AssertionError(f"{error}\n{everything}\n{self.kubectl('get', 'vg', name, '-o', 'yaml')}") from error
-        found: dict[str, Any] = json.loads(self.kubectl("get", "vg", name, "--output=json"))
-        return found
-
-    def read_stored(self, url: str) -> bytes:
-        """An object of the embedded store, which is a file of its pod."""
-        path = url.replace("s3://", "/data/")
-        return base64.b64decode(self.kubectl("exec", "deployment/videogen-store", "--", "base64", "--wrap=0", path))
-
-
-def install(cluster: RealCluster, namespace: str, *settings: str) -> Release:
-    cluster.kubectl("create", "namespace", namespace)
-    cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-    images = {"operator": cluster.operator_image, "runner": cluster.runner_image}
-    values = [f"images.{image}.{part}" for image, name in images.items() for part in _parts(name)]
-    values += [f"embeddedStore.image.{part}" for part in _parts(cluster.store_image)]
-    flags = [f"--set-string={value}" for value in values] + [f"--set={setting}" for setting in settings]
-    cluster.helm(
-        *("install", "videogen", str(CHART), "--namespace", namespace, "--values", str(CHART / "tryout.yaml")),
-        *("--wait", "--timeout=300s", *flags),
-    )
-    return Release(cluster, namespace)
-
-
-def _parts(image: str) -> tuple[str, str]:
-    repository, _, tag = image.rpartition(":")
-    return f"repository={repository}", f"tag={tag}"
-
-
-@pytest.fixture(scope="module")
-def release(real_node: RealCluster) -> Iterator[Release]:
-    """Cluster-wide, as `helm install` gives it."""
-    yield install(real_node, "video")
-    real_node.helm("uninstall", "videogen", "--namespace", "video", "--wait", "--timeout=120s")
-
-
-def fox(name: str, **spec: Any) -> dict[str, Any]:
-    """A small resource: one clip of 64 x 64 pixels in two steps."""
-    return {
-        "apiVersion": "videogen.dev/v1alpha1",
-        "kind": "VideoGeneration",
-        "metadata": {"name": name},
-        "spec": {
-            "prompts": [{"name": "fox", "text": f"A red fox runs through fresh snow, {name}", "seed": 1}],
-            "video": {"size": {"width": 64, "height": 64}, "frames": 17},
-            "sampling": {"steps": 2},
-            **spec,
-        },
-    }
 
 
 def ready_of(found: dict[str, Any]) -> dict[str, Any]:
@@ -225,9 +150,13 @@ def test_an_operator_of_one_namespace_needs_no_right_on_the_cluster(real_node: R
     tenant = install(real_node, "team-a", "namespaces={team-a}", "crds.enabled=false")
     # The cluster-wide operator would work there as well; with it away, only the tenant's own is left.
     release.kubectl("scale", "deployment/videogen", "--replicas=0")
-    release.kubectl("wait", "pods", "--selector=app.kubernetes.io/component=operator", "--for=delete", "--timeout=60s")
-    tenant.apply(fox("mine"))
-    assert tenant.wait("mine", "condition=Ready", 400)["status"]["clips"]["succeeded"] == 1
+    selector = "--selector=app.kubernetes.io/component=operator"
+    release.kubectl("wait", "pods", selector, "--for=delete", "--timeout=60s")
+    try:
+        tenant.apply(fox("mine"))
+        assert tenant.wait("mine", "condition=Ready", 400)["status"]["clips"]["succeeded"] == 1
+    finally:
+        release.kubectl("scale", "deployment/videogen", "--replicas=1")
     roles = json.loads(real_node.kubectl("get", "clusterrolebindings", "--output=json"))["items"]
     subjects = [subject for role in roles for subject in role.get("subjects", ())]
     assert not [subject for subject in subjects if subject.get("namespace") == "team-a"]
