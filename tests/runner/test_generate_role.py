@@ -25,7 +25,7 @@ from videogen_api.naming import Stage
 from videogen_api.plan import Plan, PlannedReference, PlannedVideo
 from videogen_api.records import ClaimState, ClipFailure, DoneMarker
 from videogen_api.report import Progress, RunnerState
-from videogen_runner.claims import Owner, StoredClaims
+from videogen_runner.claims import Held, Owner, StoredClaims
 from videogen_runner.done import is_intact
 from videogen_runner.embeddings import Embeddings
 from videogen_runner.models.opensora.generation import ClipState
@@ -90,11 +90,13 @@ def claims_of(store: Store, plan: Plan, name: str, *, attempt: int = 1, index: i
     return StoredClaims(store, plan.run, owner, new_nonce=lambda: uuid4().hex, monotonic=time.monotonic)
 
 
-def rob(context: RoleContext) -> None:
+def rob(context: RoleContext) -> tuple[StoredClaims, Held]:
     """The next attempt takes the clip while this runner is at it."""
     [entry] = context.store.list(f"{keys.run_prefix(context.plan.run)}claims/")
     robber = claims_of(context.store, context.plan, "robber", attempt=9)
-    assert robber.take(robber.look(entry.key.rpartition("/")[2])) is not None
+    held = robber.take(robber.look(entry.key.rpartition("/")[2]))
+    assert held is not None
+    return robber, held
 
 
 def test_a_clip_is_made_and_its_marker_names_what_is_in_the_store(run: TinyRun) -> None:
@@ -310,8 +312,16 @@ def test_checkpoints_are_written_on_the_way_as_seldom_as_they_are_slow(run: Tiny
 
 
 def test_a_runner_whose_clip_was_taken_leaves_it(run: TinyRun, caplog: pytest.LogCaptureFixture) -> None:
+    robbers: list[tuple[StoredClaims, Held]] = []
+
+    def rob_and_live(context: RoleContext, seen: Progress) -> None:
+        at_step(3, lambda context: robbers.append(rob(context)))(context, seen)
+        if seen.state is RunnerState.WAITING:
+            robber, held = robbers[0]
+            robber.change(held)  # a sign of life, for which the runner waits
+
     with caplog.at_level(logging.WARNING):
-        report = run.generate(then=at_step(3, rob))
+        report = run.generate(then=rob_and_live)
     assert (report.finished, report.failed) == (0, 0)
     assert "clip fox-1 went to another runner" in caplog.text
     assert run.marker() is None

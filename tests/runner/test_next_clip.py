@@ -1,4 +1,4 @@
-"""Which clip a runner takes, on a clock that moves only while the runner waits."""
+"""Which clip a runner takes, on a clock that moves while the runner waits, and a little with each look at it."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +29,7 @@ from videogen_runner.tenure import Tenure
 LEASE = 60.0
 POLL = 2.0
 SECONDS = 10.0  # of a clip, as tests.builders plans it
+TICK = 1e-4
 
 
 class World:
@@ -48,13 +49,17 @@ class World:
     def digests(self) -> list[str]:
         return [self.plan.clip_digest(clip, self.inputs) for clip in self.plan.work]
 
+    def look_at_clock(self) -> float:
+        self.now += TICK
+        return self.now
+
     def claims(self, name: str, pool: str, index: int, attempt: int = 1) -> StoredClaims:
         return StoredClaims(
             self.store,
             self.plan.run,
             Owner(name, pool, attempt, index),
             new_nonce=lambda: str(next(self._nonces)),
-            monotonic=lambda: self.now,
+            monotonic=self.look_at_clock,
             lease_seconds=LEASE,
         )
 
@@ -76,7 +81,7 @@ class World:
         variables = {Env.INDEX: str(index), Env.POOL: pool, Env.POD: name, Env.DEVICE: "cpu"}
         context = build_context(self.folder, self.plan, Stage.GENERATE, variables)
         context = replace(
-            context, store=self.store, stop=_Stop(self), clock=Clock(lambda: self.now, context.clock.wall)
+            context, store=self.store, stop=_Stop(self), clock=Clock(self.look_at_clock, context.clock.wall)
         )
         claims = self.claims(name, pool, index)
         owner = Owner(name, pool, 1, index)
@@ -183,14 +188,14 @@ def test_the_last_clip_is_left_to_a_faster_card_that_finishes_it_sooner_and_take
 
     def finish() -> None:
         if world.now >= 5:
-            world.meanwhile = lambda: None
             finish_clip(world.store, world.plan, world.inputs, world.plan.work[0])
             assert Tenure(claims, held).settle(ClaimState.DONE)
-            world.hold(1, pool="fast", left=1.0, pace=1.0)
+            claims_of_next, next_held = world.hold(1, pool="fast", left=1.0, pace=1.0)
+            world.meanwhile = lambda: claims_of_next.change(next_held)
 
     world.meanwhile = finish
     assert world.take("slow") is None
-    assert 5 <= world.waited <= 5 + 2 * POLL
+    assert 5 <= world.waited <= 5 + 3 * POLL
 
 
 def test_a_faster_card_that_has_died_is_not_waited_for_longer_than_its_lease(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ class NextClip:
         """
         monotonic = self._context.clock.monotonic
         idle_since, pause = monotonic(), _FIRST_PAUSE_SECONDS
+        first_etags: dict[str, str | None] = {}
         while True:
             self._context.progress.update(state=RunnerState.CHECKING)
             view = self._look()
@@ -112,7 +113,7 @@ class NextClip:
             if view.missing:
                 self._check_wait(view.missing[0], idle_seconds)
                 self._get_ready()
-            elif not self._waits_for_others(view, idle_seconds):
+            elif not self._waits_for_others(view, first_etags):
                 return None
             self._context.progress.update(state=RunnerState.WAITING)
             self._context.stop.wait(max(pause, _PAUSE_SECONDS_PER_CLAIM * len(view.held)))
@@ -186,11 +187,13 @@ class NextClip:
             left = [clip for clip in left if clip is not chosen]
         return None
 
-    def _waits_for_others(self, view: View, idle_seconds: float) -> bool:
-        """Whether something is left to a faster card, or a holder has given no sign of life since this wait began."""
-        if any(self._owner.pool in clip.seconds for clip in view.open):
-            return True
-        return any(seen.unchanged_seconds >= idle_seconds for seen in view.held)
+    def _waits_for_others(self, view: View, first_etags: dict[str, str | None]) -> bool:
+        """Whether something is left to a faster card, or a holder has given no sign of life since this wait began.
+
+        `first_etags` are those that the wait saw first, and are added to.
+        """
+        is_silent = [first_etags.setdefault(seen.clip_digest, seen.etag) == seen.etag for seen in view.held]
+        return any(is_silent) or any(self._owner.pool in clip.seconds for clip in view.open)
 
     def _check_wait(self, clip: Clip, idle_seconds: float) -> None:
         deadline = self._plan.embedding_wait_seconds
