@@ -92,10 +92,7 @@ class Adaptation:
 
     def step_down(self, work: Work, why: str) -> None:
         """Takes a smaller form after the work has failed. Raises OutOfMemory at the ladder's end."""
-        gc.collect()
-        if self._on_card:
-            torch.cuda.empty_cache()
-        room = self._room(0.0)
+        room = self._room_left()
         below = self._ladder.after_failure(work, room)
         if below is None:
             raise OutOfMemory(
@@ -107,17 +104,28 @@ class Adaptation:
 
     def _follow(self, ladder: Ladder, work: Work, why: str) -> None:
         before, self._ladder = self.form, ladder
-        if self.form == before:
+        if self.form != before:
+            log.warning(
+                "memory: %s goes on with guidance in a batch of %d, %d frames decoded at once, "
+                "%d blocks on the host (%s)",
+                work, self.form.guidance_batch, self.form.decode_batch_frames, self.form.host_blocks, why,
+            )  # fmt: skip
+            self._tell()
+        # Also where the form is as before: the last one may have failed half-way.
+        moved = attempt(partial(self._streaming.keep_on_host, self.form.host_blocks))
+        if not isinstance(moved, NoMemory):
             return
-        log.warning(
-            "memory: %s goes on with guidance in a batch of %d, %d frames decoded at once, %d blocks on the host (%s)",
-            work, self.form.guidance_batch, self.form.decode_batch_frames, self.form.host_blocks, why,
-        )  # fmt: skip
-        self._tell()
-        if self.form.host_blocks != self._streaming.host_blocks:
-            moved = attempt(partial(self._streaming.keep_on_host, self.form.host_blocks))
-            if isinstance(moved, NoMemory):
-                self.step_down(work, moved.why)
+        if self.form.host_blocks < before.host_blocks:
+            self._follow(self._ladder.back_to(before, work, self._room_left()), work, moved.why)
+        else:
+            self.step_down(work, moved.why)
+
+    def _room_left(self) -> Room:
+        """After a failure, without what nobody uses any more."""
+        gc.collect()
+        if self._on_card:
+            torch.cuda.empty_cache()
+        return self._room(0.0)
 
     def _tell(self) -> None:
         self._progress.update(
@@ -137,11 +145,12 @@ class Adaptation:
         if not self._on_card:
             # The resident set has the imports too; and the host is no other place to put a block in.
             fixed = self._progress.memory.look().used
-            return Needs(fixed=fixed, block=0, num_blocks=0, denoise=forms.denoise, decode=forms.decode)
+            return Needs(fixed=fixed, block=0, host_block=0, num_blocks=0, denoise=forms.denoise, decode=forms.decode)
         movable = streaming.num_blocks * streaming.block_bytes
         return Needs(
             fixed=max(0, weight_bytes(denoiser) + weight_bytes(vae) - movable),
             block=streaming.block_bytes,
+            host_block=streaming.host_block_bytes,
             num_blocks=streaming.num_blocks,
             denoise=forms.denoise,
             decode=forms.decode,

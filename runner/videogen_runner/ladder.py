@@ -56,6 +56,8 @@ class Needs:
     """Held by the process whatever the form: weights that stay, and on a CPU everything else too."""
     block: int
     """Weights of one block that can wait on the host."""
+    host_block: int
+    """What these take there."""
     num_blocks: int
     """How many there are; 0 where the host is no other place than the device."""
     denoise: Mapping[int, int]
@@ -90,11 +92,7 @@ class Failure:
 
     def forbids(self, work: Work, form: Form, room: int) -> bool:
         """Whether this form, no smaller than the one that failed, would have no more room than that."""
-        is_no_smaller = (
-            form.guidance_batch >= self.form.guidance_batch
-            and form.decode_batch_frames >= self.form.decode_batch_frames
-            and form.host_blocks <= self.form.host_blocks
-        )
+        is_no_smaller = _size(work, form) >= _size(work, self.form) and form.host_blocks <= self.form.host_blocks
         return work is self.work and is_no_smaller and room <= _with_headroom(self.room)
 
 
@@ -136,6 +134,11 @@ class Ladder:
         failures = (*self.failures, Failure(work, self.form, room.device))
         return replace(self, form=form, calm_looks=0, failures=failures)
 
+    def back_to(self, form: Form, work: Work, room: Room) -> "Ladder":
+        """The form before this one, where there was no memory to take this one up for the work."""
+        failures = (*self.failures, Failure(work, self.form, room.device))
+        return replace(self, form=form, calm_looks=0, failures=failures)
+
     def is_adapted(self, work: Work) -> bool:
         """Whether the work as done now may differ from the plan's in its last bits."""
         return _size(work, self.form) != _size(work, self.planned)
@@ -150,7 +153,7 @@ class Ladder:
                 yield smallest
         for share in range(1, _HOST_SHARES + 1):
             host_blocks = ceil(self.needs.num_blocks * share / _HOST_SHARES)
-            if smallest.host_blocks < host_blocks <= self.form.host_blocks + host_room // max(1, self.needs.block):
+            if smallest.host_blocks < host_blocks <= self.form.host_blocks + host_room // max(1, self.needs.host_block):
                 smallest = replace(smallest, host_blocks=host_blocks)
                 yield smallest
 

@@ -8,8 +8,11 @@ from videogen_runner.ladder import Form, Ladder, Needs, Room, Work
 
 DENOISE, DECODE = Work.DENOISE, Work.DECODE
 PLANNED = Form(guidance_batch=2, decode_batch_frames=4)
-# Eight blocks of 10 beside 100 that stay; a step takes 200 or 100, a loop 400 to 100.
-NEEDS = Needs(fixed=100, block=10, num_blocks=8, denoise={2: 200, 1: 100}, decode={4: 400, 3: 300, 2: 200, 1: 100})
+# Eight blocks of 10 (16 on the host) beside 100 that stay; a step takes 200 or 100, a loop 400 to 100.
+NEEDS = Needs(
+    fixed=100, block=10, host_block=16, num_blocks=8,
+    denoise={2: 200, 1: 100}, decode={4: 400, 3: 300, 2: 200, 1: 100},
+)  # fmt: skip
 HOST = 10_000
 
 
@@ -62,12 +65,12 @@ def test_where_nothing_fits_the_smallest_form_is_tried_for_predictions_may_be_wr
 
 
 def test_blocks_go_to_the_host_only_as_far_as_it_has_room() -> None:
-    assert ladder().before(DENOISE, room(1, host=45)).form == Form(1, 4, 4)
+    assert ladder().before(DENOISE, room(1, host=79)).form == Form(1, 4, 4)
     assert ladder().before(DENOISE, room(1, host=0)).form == Form(1, 4, 0)
 
 
 def test_where_the_host_is_the_device_no_block_moves() -> None:
-    cpu = ladder(needs=replace(NEEDS, num_blocks=0, block=0, fixed=180))
+    cpu = ladder(needs=replace(NEEDS, num_blocks=0, block=0, host_block=0, fixed=180))
     assert settle(cpu, (DENOISE, 1), (DECODE, 1)) == [Form(1, 4), Form(1, 1)]
 
 
@@ -129,6 +132,22 @@ def test_what_has_failed_is_tried_again_only_with_more_room() -> None:
     assert settle(after, *[(DENOISE, 1101)] * 3)[-1] == PLANNED
 
 
+def test_a_failure_in_decoding_is_the_same_failure_with_guidance_in_two_passes() -> None:
+    after = ladder().after_failure(DECODE, room(1000))
+    assert after is not None
+    assert after.form == Form(2, 3)
+    in_two_passes = replace(after, form=Form(1, 3))
+    assert settle(in_two_passes, *[(DECODE, 1100)] * 9) == [Form(1, 3)] * 9
+    assert settle(in_two_passes, *[(DECODE, 1101)] * 3)[-1] == Form(1, 4)
+
+
+def test_a_form_that_could_not_be_taken_up_is_left_for_the_one_before_and_not_tried_again_in_the_same_room() -> None:
+    up = ladder(Form(1, 4, 2))
+    back = up.back_to(Form(1, 4, 4), DENOISE, room(1000))
+    assert settle(back, *[(DENOISE, 1100)] * 9) == [Form(1, 4, 4)] * 9
+    assert settle(back, *[(DENOISE, 1101)] * 3)[-1] == Form(1, 4, 2)
+
+
 def test_a_failure_of_one_kind_of_work_says_nothing_of_the_other() -> None:
     after = ladder().after_failure(DENOISE, room(1000))
     assert after is not None
@@ -154,7 +173,7 @@ def test_no_sequence_of_rooms_leaves_the_plans_bounds_or_a_form_that_is_larger_t
         assert 1 <= form.guidance_batch <= 2
         assert 1 <= form.decode_batch_frames <= 4
         assert 0 <= form.host_blocks <= 8
-        assert max(0, form.host_blocks - before.host_blocks) * NEEDS.block <= host
+        assert max(0, form.host_blocks - before.host_blocks) * NEEDS.host_block <= host
         smallest = replace(form, guidance_batch=1, decode_batch_frames=1, host_blocks=before.host_blocks)
         if NEEDS.of(work, smallest) <= device:
             assert NEEDS.of(work, form) <= device

@@ -21,7 +21,7 @@ from videogen_api.naming import Stage
 from videogen_api.plan import FormBytes
 from videogen_api.report import Progress, RunnerState
 from videogen_runner.adaptation import Adaptation, AdaptiveClip, NoMemory, attempt
-from videogen_runner.ladder import Form, Work
+from videogen_runner.ladder import Form, Ladder, Needs, Work
 from videogen_runner.memory import MemorySample
 from videogen_runner.models.opensora.generation import ClipRequest, ClipState, Placement
 from videogen_runner.progress import ProgressHolder
@@ -194,6 +194,30 @@ def test_at_the_end_of_the_ladder_the_steps_made_so_far_are_kept_and_the_remedy_
     # A larger machine goes on from there.
     larger = Machine()
     states += larger.clip(PLAIN).states(states[-1])
+    assert all(torch.equal(a.z_BCTHW, b.z_BCTHW) for a, b in zip(states, expected, strict=True))
+
+
+def test_blocks_for_which_there_is_no_memory_after_all_go_back_to_the_host(
+    machine: Machine, expected: list[ClipState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adaptation = machine.adaptation
+    streaming, on_host = adaptation._streaming, Form(2, 4, 2)
+    needs = Needs(fixed=HELD, block=1, host_block=1, num_blocks=streaming.num_blocks, denoise={2: 200}, decode={4: 400})
+    adaptation._ladder = Ladder(planned=PLANNED, needs=needs, form=on_host)
+    streaming.keep_on_host(2)
+    bring_back, failed = streaming._bring_back, []
+
+    def fail_once(index: int) -> None:
+        if not failed:
+            failed.append(index)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        bring_back(index)
+
+    monkeypatch.setattr(streaming, "_bring_back", fail_once)
+    states = run(machine.clip(PLAIN))
+
+    assert len(failed) == 1
+    assert (adaptation.form, streaming.host_blocks) == (on_host, 2)
     assert all(torch.equal(a.z_BCTHW, b.z_BCTHW) for a, b in zip(states, expected, strict=True))
 
 

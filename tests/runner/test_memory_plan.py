@@ -41,6 +41,7 @@ def ladder_of(pool: PlannedPool) -> Ladder:
     needs = Needs(
         fixed=pool.cost.weight_bytes - BLOCKS * block,
         block=block,
+        host_block=64 * 2**20,
         num_blocks=BLOCKS,
         denoise=pool.form_bytes.denoise,
         decode=pool.form_bytes.decode,

@@ -1,6 +1,9 @@
 """Blocks on the host: every bit as before, and no more weights on the device than there should be."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -111,6 +114,46 @@ def test_a_step_that_breaks_off_leaves_weights_that_the_next_one_can_use(denoise
     assert torch.equal(predict(denoiser), expected)
     streaming.keep_on_host(0)
     assert torch.equal(predict(denoiser), expected)
+
+
+@contextmanager
+def allocations_failing_after(monkeypatch: pytest.MonkeyPatch, num_allocations: int) -> Iterator[None]:
+    """Memory for so many tensors, and none for the next."""
+    allocate, left = torch.empty, iter(range(num_allocations))
+
+    def empty(*size: Any, **options: Any) -> Tensor:
+        if next(left, None) is None:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return allocate(*size, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "empty", empty)
+        yield
+
+
+@pytest.mark.parametrize("num_allocations", range(4))
+@pytest.mark.parametrize("then", [0, 2, 3, 5])
+def test_a_move_that_breaks_off_anywhere_can_be_followed_by_any_other(
+    denoiser: STDiT3, monkeypatch: pytest.MonkeyPatch, num_allocations: int, then: int
+) -> None:
+    expected = predict(denoiser)
+    streaming = BlockStreaming(denoiser)
+    streaming.keep_on_host(5)
+    with (
+        allocations_failing_after(monkeypatch, num_allocations),
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        streaming.keep_on_host(2)
+    streaming.keep_on_host(then)
+    assert streaming.host_blocks == then
+    assert torch.equal(predict(denoiser), expected)
+
+
+def test_blocks_that_are_where_they_should_be_are_not_moved(denoiser: STDiT3, monkeypatch: pytest.MonkeyPatch) -> None:
+    streaming = BlockStreaming(denoiser)
+    streaming.keep_on_host(5)
+    with allocations_failing_after(monkeypatch, 0):
+        streaming.keep_on_host(5)
 
 
 def test_blocks_of_one_size_are_counted_with_their_alignment(denoiser: STDiT3) -> None:

@@ -140,6 +140,7 @@ class BlockStreaming:
             self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch has no types here
         self._buffers: list[_Buffer] = []
         self._waiting: dict[int, _Waiting] = {}
+        self._is_settled = True
 
     @property
     def num_blocks(self) -> int:
@@ -151,16 +152,25 @@ class BlockStreaming:
         return self._blocks[0].num_bytes if self._blocks else 0
 
     @property
+    def host_block_bytes(self) -> int:
+        """What one block takes on the host: torch rounds pinned memory up to a power of two."""
+        return self.block_bytes if self._copies is None else 1 << (self.block_bytes - 1).bit_length()
+
+    @property
     def host_blocks(self) -> int:
         """Blocks whose weights are on the host."""
         return len(self._waiting)
 
     def keep_on_host(self, num_blocks: int) -> None:
-        """Moves weights until so many blocks are on the host, spread evenly over all.
+        """Moves weights until so many blocks are on the host, spread evenly over all; does nothing where it is so.
 
-        Where memory runs out on the way, it raises what torch raises; no weight is lost, and another call must follow.
+        Where memory runs out on the way, it raises what torch raises; no weight is lost, and another call must follow,
+        for this many or another number.
         """
         chosen = {index * self.num_blocks // num_blocks for index in range(num_blocks)}
+        if self._is_settled and chosen == self._waiting.keys():
+            return
+        self._is_settled = False
         if self._copies is not None:
             self._copies.synchronize()
         self._buffers.clear()
@@ -171,6 +181,7 @@ class BlockStreaming:
             self._bring_back(index)
         if self._waiting:
             self._buffers = [_Buffer(self.block_bytes, self._device, self._copies) for _ in range(STREAM_BUFFERS)]
+        self._is_settled = True
 
     def _send(self, index: int) -> None:
         block = self._blocks[index]
