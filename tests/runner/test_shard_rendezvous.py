@@ -10,15 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from videogen_api.errors import ConfigInvalid, PeerLost
-from videogen_runner.shards.rendezvous import (
-    Deadline,
-    Hello,
-    Meeting,
-    join_shards,
-    open_listener,
-    parse_address,
-    receive_shards,
-)
+from videogen_runner.shards import rendezvous
+from videogen_runner.shards.callers import LINE_SECONDS
+from videogen_runner.shards.greeting import Deadline, Hello, send
+from videogen_runner.shards.rendezvous import Meeting, join_shards, open_listener, parse_address, receive_shards
 
 GROUP = "film/fox-1/1"
 SECONDS = 20.0
@@ -100,7 +95,7 @@ def come(shard: int, shards: int, group: str = GROUP) -> Callable[[str], object]
 STRANGERS: dict[str, tuple[Callable[[str], object], str]] = {
     "http": (say(b"GET / HTTP/1.1\r\n\r\n"), r"it says b'GET / HTTP/1\.1\\r\\n', and no shard does"),
     "nothing": (say(b""), "it says b'', and no shard does"),
-    "half a line": (say(b'{"group"'), "it says b'', and no shard does"),
+    "half a line": (say(b'{"group"'), """it says b'{"group"', and no shard does"""),
     "other json": (say(b'{"shard": 1}\n'), r"""it says b'{"shard": 1}\\n', and no shard does"""),
     "another group": (
         come(1, 2, "film/fox-1/2"),
@@ -131,6 +126,29 @@ def test_a_stranger_is_refused_with_a_line_in_the_log_and_the_group_comes_togeth
     (message,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert message.startswith("a connection from 127.0.0.1 is refused: ")
     assert re.search(why, message), message
+
+
+def test_strangers_who_say_nothing_hold_up_nobody(listener: socket.socket, pool: ThreadPoolExecutor) -> None:
+    address = address_of(listener)
+    with contextlib.ExitStack() as strangers:
+        for _ in range(100):
+            strangers.enter_context(socket.create_connection(parse_address(address)))
+        first = pool.submit(receive, listener, 3, seconds=LINE_SECONDS)
+        others = [pool.submit(join, address, shard, 3, seconds=LINE_SECONDS) for shard in (1, 2)]
+        close(first.result(), *(other.result() for other in others))
+
+
+def test_a_shard_that_dies_after_the_welcome_is_missed_by_those_that_it_was_to_call(
+    listener: socket.socket, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "_CALL_SECONDS", 1.0)
+    address = address_of(listener)
+    first, second = pool.submit(receive, listener, 3), pool.submit(join, address, 1, 3)
+    with socket.create_connection(parse_address(address)) as third:
+        send(third, Hello(group=GROUP, shard=2, shards=3, port=1, card=None))
+        close(first.result())
+    with pytest.raises(PeerLost, match="shard 2 of 3 did not come within 1 s"):
+        second.result(SECONDS)
 
 
 def test_whoever_is_turned_away_is_told_why(listener: socket.socket, pool: ThreadPoolExecutor) -> None:

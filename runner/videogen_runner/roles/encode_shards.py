@@ -27,9 +27,10 @@ from videogen_runner.roles.context import RoleContext
 from videogen_runner.roles.inputs import checked_weights
 from videogen_runner.roles.texts import Captions, Publisher, find_missing
 from videogen_runner.shards import transport
+from videogen_runner.shards.greeting import Deadline, Hello
 from videogen_runner.shards.heartbeat import Heartbeat
 from videogen_runner.shards.pipeline import Parcel, Tokens, embed_texts, run_shard
-from videogen_runner.shards.rendezvous import Deadline, Hello, Meeting, join_shards, open_listener, receive_shards
+from videogen_runner.shards.rendezvous import Meeting, join_shards, open_listener, receive_shards
 from videogen_runner.shards.transport import GroupStore, Transport
 from videogen_runner.weights import Component, Weights
 from videogen_runner.weights.loading import load_encoder_shard
@@ -69,7 +70,8 @@ def run(context: RoleContext, inputs: Inputs) -> EncodeReport:
 @dataclass(frozen=True)
 class _Met:
     meeting: Meeting
-    store: GroupStore
+    hosted: GroupStore | None
+    """Shard 0's."""
 
 
 def _meet(context: RoleContext, address: str, device: torch.device) -> _Met:
@@ -83,8 +85,7 @@ def _meet(context: RoleContext, address: str, device: torch.device) -> _Met:
         store = transport.host_store()
         me = Hello(group=group, shard=0, shards=shards, port=listener.getsockname()[1], card=card)
         return _Met(receive_shards(listener, me, store.port, deadline), store)
-    meeting = join_shards(address, group, environment.index, shards, card, deadline)
-    return _Met(meeting, transport.join_store(meeting.welcome.places[0].host, meeting.welcome.store_port))
+    return _Met(join_shards(address, group, environment.index, shards, card, deadline), None)
 
 
 def _group_name(context: RoleContext) -> str:
@@ -119,8 +120,10 @@ class _Shard:
             raise
 
     def _run(self) -> EncodeReport:
-        cards = [place.card for place in self._met.meeting.welcome.places]
-        wire = Transport(self._met.store, self._shard, cards, self._device, _group_name(self._context))
+        welcome = self._met.meeting.welcome
+        cards = [place.card for place in welcome.places]
+        store = self._met.hosted or transport.join_store(welcome.places[0].host, welcome.store_port)
+        wire = Transport(store, self._shard, cards, self._device, _group_name(self._context))
         log.info("shard %d of %d: all are here; hidden states travel by %s", self._shard, self._shards, wire.backend)
         captions: Captions = {}
         num_stored = 0

@@ -61,6 +61,7 @@ class Heartbeat:
         self._links = dict(links)
         self._unread = {peer: bytearray() for peer in links}
         self._done: set[int] = set()
+        self._line = _BEAT
         self._clock = clock
         self._liveness = Liveness(links, clock())
         self._verdict: VideogenError | None = None
@@ -100,6 +101,7 @@ class Heartbeat:
 
     def finish(self) -> None:
         """Returns when every shard has come here: nobody leaves before the last result is safe. Raises as above."""
+        self._line = _DONE  # with each beat from now on: a connection may be too full for the first one
         self._tell(_DONE)
         with self._changed:
             self._changed.wait_for(lambda: self._verdict is not None or self._done == set(self._links))
@@ -111,7 +113,7 @@ class Heartbeat:
                 try:
                     link.send(line + b"\n")
                 except BlockingIOError:
-                    continue  # it has not read for minutes: its silence will tell
+                    continue  # it has not read for minutes; the next beat tells it, or its own silence tells us
                 except OSError:
                     self._end_of(peer)
 
@@ -130,7 +132,7 @@ class Heartbeat:
                 for peer in self._liveness.silent(now):
                     self._lose(PeerLost(f"shard {peer} has said nothing for {SILENCE_SECONDS:.0f} s"))
                 if now >= next_beat:
-                    self._tell(_BEAT)
+                    self._tell(self._line)
                     next_beat = now + BEAT_SECONDS
 
     def _read(self, peer: int, now: float) -> bool:

@@ -1,65 +1,27 @@
 """How shards find each other: shard 0 waits at an address that all know, then each two shards get a connection.
 
 A shard says hello in one line of JSON; when the last has come, shard 0 answers each with one line that says where all
-are. A shard then connects to those before it and is called by those after it. Nothing here knows torch. Whoever
-belongs to another group, or speaks another language, is turned away with a line in the log and hurts nobody.
+are. A shard then connects to those before it and is called by those after it. Nothing here knows torch.
 """
 
-import logging
 import select
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
 from videogen_api.errors import ConfigInvalid, PeerLost
 from videogen_api.naming import Env
-from videogen_api.spec import Model
+from videogen_runner.shards.callers import Callers
+from videogen_runner.shards.greeting import Deadline, Hello, Place, Refusal, Welcome, read_line, send
 
-log = logging.getLogger("videogen")
-
-_MAX_LINE_BYTES = 65_536
-_LINE_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
+_CALL_SECONDS = 10.0
+_LATER_SECONDS = 5.0
 _RETRY_SECONDS = 0.2
-_MAX_REFUSED_TEXT = 80  # bytes of a stranger's line in the log
-
-
-class Hello(Model):
-    """What a shard says of itself."""
-
-    group: str
-    """Run and attempt: shards of different ones never mix."""
-    shard: int
-    shards: int
-    port: int
-    """At which it can be called by the shards after it."""
-    card: str | None
-    """UUID of its GPU; None on a CPU."""
-
-
-class Place(Model):
-    """Where a shard is."""
-
-    host: str
-    port: int
-    card: str | None
-
-
-class Welcome(Model):
-    """Shard 0's answer when all have come."""
-
-    store_port: int
-    """Of the store by which torch.distributed connects, beside shard 0."""
-    places: tuple[Place, ...]
-
-
-class Refusal(Model):
-    refused: str
-
 
 _ANSWER: TypeAdapter[Welcome | Refusal] = TypeAdapter(Welcome | Refusal)
 
@@ -70,22 +32,6 @@ class Meeting:
 
     links: dict[int, socket.socket]
     welcome: Welcome
-
-
-@dataclass(frozen=True)
-class Deadline:
-    """When to stop waiting, on the monotonic clock."""
-
-    at: float
-    seconds: float
-
-    @classmethod
-    def after(cls, seconds: float) -> "Deadline":
-        return cls(time.monotonic() + seconds, seconds)
-
-    @property
-    def left(self) -> float:
-        return max(0.0, self.at - time.monotonic())
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -135,7 +81,7 @@ def _welcome(links: dict[int, socket.socket], me: Hello, hellos: dict[int, Hello
     welcome = Welcome(store_port=store_port, places=(mine, *others))
     for shard, link in links.items():
         try:
-            _send(link, welcome)
+            send(link, welcome)
         except OSError as error:
             raise PeerLost(f"shard {shard} left while the group came together: {error.strerror}") from error
     return welcome
@@ -151,15 +97,17 @@ def join_shards(address: str, group: str, shard: int, shards: int, card: str | N
     with _listen(0) as listener, _closed_at_failure(links):
         me = Hello(group=group, shard=shard, shards=shards, port=listener.getsockname()[1], card=card)
         links[0] = _connect_when_there(parse_address(address), deadline)
-        welcome = _ask_first(links[0], me, address, deadline)
+        # Shard 0 may have begun to wait later; it knows who is missing, so it is the one to give up and say so.
+        welcome = _ask_first(links[0], me, address, Deadline(deadline.at + _LATER_SECONDS, deadline.seconds))
         for other in range(1, shard):
             place = welcome.places[other]
             try:
                 links[other] = _connect((place.host, place.port))
-                _send(links[other], me)
+                send(links[other], me)
             except OSError as error:
                 raise PeerLost(f"shard {other} cannot be reached at {place.host}: {error.strerror}") from error
-        _accept(listener, links, me, range(shard + 1, shards), deadline)
+        # They have all been told where this one is: who does not call now has died.
+        _accept(listener, links, me, range(shard + 1, shards), Deadline.after(_CALL_SECONDS))
     return Meeting(links, welcome)
 
 
@@ -178,61 +126,32 @@ def _accept(
 ) -> dict[int, Hello]:
     """Fills `links` with the wanted shards as they call."""
     hellos: dict[int, Hello] = {}
-    while missing := sorted(set(wanted) - set(hellos)):
-        # Before the welcome no shard has anything to say; after it those that are complete begin their heartbeat.
-        silent = [links[shard] for shard in hellos] if me.shard == 0 else []
-        ready, _, _ = select.select([listener, *silent], [], [], deadline.left)
-        if not ready:
-            raise PeerLost(
-                f"shard {', '.join(map(str, missing))} of {me.shards} did not come within {deadline.seconds:.0f} s; "
-                "see why it did not start, or set schedule.startDeadlineSeconds higher"
-            )
-        for shard in hellos:
-            if links[shard] in ready:
-                raise PeerLost(f"shard {shard} left while the group came together")
-        if listener in ready:
-            connection, address = listener.accept()
-            hello = _read_hello(connection, _host(address), me, missing)
-            if hello is not None:
+    callers = Callers(me)
+    with closing(callers):
+        while missing := sorted(set(wanted) - set(hellos)):
+            if not deadline.left:
+                raise PeerLost(
+                    f"shard {', '.join(map(str, missing))} of {me.shards} did not come within "
+                    f"{deadline.seconds:.0f} s; see why it did not start, or set schedule.startDeadlineSeconds higher"
+                )
+            # Before the welcome no shard has anything to say; after it those that are complete begin their heartbeat.
+            silent = {links[shard]: shard for shard in hellos} if me.shard == 0 else {}
+            timeout = min(deadline.left, callers.seconds_left)
+            ready, _, _ = select.select([listener, *callers.connections, *silent], [], [], timeout)
+            for link in silent.keys() & set(ready):
+                raise PeerLost(f"shard {silent[link]} left while the group came together")
+            if listener in ready:
+                connection, address = listener.accept()
+                callers.add(connection, _host(address))
+            for hello, connection in callers.hellos(missing):
                 hellos[hello.shard], links[hello.shard] = hello, connection
     return hellos
 
 
-def _read_hello(connection: socket.socket, host: str, me: Hello, missing: list[int]) -> Hello | None:
-    """What a caller says; None for one that is turned away."""
-    line = b""
-    try:
-        line = _read_line(connection, Deadline.after(_LINE_SECONDS))
-        hello = Hello.model_validate_json(line)
-        why = _why_refused(hello, me, missing)
-    except (OSError, ValidationError):
-        why = f"it says {line[:_MAX_REFUSED_TEXT]!r}, and no shard does"
-    else:
-        if why is None:
-            return hello
-    log.warning("a connection from %s is refused: %s", host, why)
-    with connection:
-        try:
-            _send(connection, Refusal(refused=why))
-        except OSError:
-            log.info("%s did not wait for the answer", host)
-    return None
-
-
-def _why_refused(hello: Hello, me: Hello, missing: list[int]) -> str | None:
-    if hello.group != me.group:
-        return f"it belongs to group {hello.group}, this is {me.group}"
-    if hello.shards != me.shards:
-        return f"it is one of {hello.shards} shards, this group has {me.shards}"
-    if hello.shard not in missing:
-        return f"shard {hello.shard} of {me.shards} is here already, or not to come here"
-    return None
-
-
 def _ask_first(connection: socket.socket, me: Hello, address: str, deadline: Deadline) -> Welcome:
     try:
-        _send(connection, me)
-        answer = _ANSWER.validate_json(_read_line(connection, deadline))
+        send(connection, me)
+        answer = _ANSWER.validate_json(read_line(connection, deadline))
     except TimeoutError as error:
         raise PeerLost(
             f"the other shards did not come within {deadline.seconds:.0f} s; see why they did not start"
@@ -274,22 +193,3 @@ def _listen(port: int) -> socket.socket:
 def _host(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
     """An IPv4 address is one, also where an IPv6 socket has it."""
     return address[0].removeprefix("::ffff:")
-
-
-def _send(connection: socket.socket, message: Model) -> None:
-    connection.sendall(message.model_dump_json(by_alias=True).encode() + b"\n")
-
-
-def _read_line(connection: socket.socket, deadline: Deadline) -> bytes:
-    """Raises TimeoutError, and ConnectionError at an end before the line's."""
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        if not deadline.left:
-            raise TimeoutError
-        connection.settimeout(deadline.left)
-        # Byte by byte: what follows the line belongs to whoever reads next.
-        byte = connection.recv(1)
-        if not byte or len(line) == _MAX_LINE_BYTES:
-            raise ConnectionError("no whole line")
-        line += byte
-    return bytes(line)
