@@ -821,6 +821,17 @@ def test_an_encoder_that_ran_out_of_memory_is_tried_in_more_shards_and_that_is_r
     assert least_shards(remembered, Observed()) == 2
 
 
+def test_an_encoder_that_goes_on_running_out_of_memory_is_in_many_shards_after_few_attempts() -> None:
+    attempts = Attempts(preflight=1, encode=1)
+    resource = build_resource().model_copy(update={"status": build_status(PLAN, build_resource(), attempts)})
+    too_large = build_report(Stage.ENCODE, ExitCode.OUT_OF_MEMORY, "3.1 GiB do not fit")
+    tried = [1]
+    while tried[-1] < 24:
+        failed = build_group(PLAN, Stage.ENCODE, 1, *[too_large] * tried[-1])
+        tried.append(least_shards(resource, Observed((failed,))))
+    assert tried == [1, 2, 3, 4, 6, 9, 13, 19, 28]
+
+
 def test_an_encoder_whose_shards_are_asked_for_ends_the_run_when_it_does_not_fit() -> None:
     too_large = build_report(Stage.ENCODE, ExitCode.OUT_OF_MEMORY, "3.1 GiB do not fit")
     attempts = [build_group(PLAN, Stage.ENCODE, attempt, too_large) for attempt in (1, 2)]
