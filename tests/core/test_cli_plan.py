@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -171,17 +172,26 @@ def test_validate_takes_what_a_cluster_would_complete(manifest: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, f"{manifest}: ok, 2 clips\n", "")
 
 
-@pytest.mark.parametrize("command", ["plan", "validate"])
-def test_the_command_answers_within_a_second(manifest: Path, command: str) -> None:
-    # Processor time, the best of three: what counts is the command, not what else the machine does just then.
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert videogen(command, manifest).returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+PYDANTIC = "import argparse, json, pydantic, yaml; type('A', (pydantic.BaseModel,), {'__annotations__': {'a': int}})"
 
-    assert min(seconds) < 1.0
+
+@pytest.mark.parametrize("command", ["plan", "validate"])
+def test_the_command_takes_at_most_four_times_what_importing_pydantic_takes(manifest: Path, command: str) -> None:
+    # That is a second where pydantic takes a quarter of one. Processor time, the best of three each, taken in turn.
+    peer, ours = [], []
+    for _ in range(3):
+        peer.append(processor_seconds(lambda: subprocess.run([sys.executable, "-c", PYDANTIC], check=True)))
+        ours.append(processor_seconds(lambda: videogen(command, manifest).check_returncode()))
+
+    assert min(ours) < 4 * min(peer)
+
+
+def processor_seconds(run: Callable[[], object]) -> float:
+    """Of the processes that it starts and waits for."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize("command", ["plan", "validate"])
