@@ -140,10 +140,11 @@ class StoredClaims:
         return self._write(seen.clip_digest, self._claim_after(seen.claim), seen.etag)
 
     def change(self, held: Held, **changes: Any) -> Held | None:
-        unsettled = self._unsettled.pop(held.clip_digest, None)
+        unsettled = self._unsettled.get(held.clip_digest)
         if unsettled is not None:
             # The write of which nobody knows whether it came through: the same again, so that it can only win once.
             settled = self._try_to_write(held, unsettled.claim) or self._find(unsettled)
+            del self._unsettled[held.clip_digest]
             if settled is None:
                 return None
             held = settled

@@ -10,7 +10,7 @@ from videogen_api import keys
 from videogen_api.errors import StoreDenied, StoreUnavailable
 from videogen_api.records import Claim, ClaimState
 from videogen_runner.claims import FixedShare, Held, Owner, Sighting, StoredClaims
-from videogen_runner.store import DirectoryStore, Store, StoreCorrupt
+from videogen_runner.store import DirectoryStore, Object, Store, StoreCorrupt
 from videogen_runner.tenure import Tenure
 
 CLIP = "c" * 64
@@ -289,6 +289,12 @@ class LossyStore(DirectoryStore):
         super().__init__(root)
         self.faults: list[str | None] = []
 
+    def get(self, key: str, sha256: str | None = None) -> Object:
+        if self.faults[:1] == ["look"]:
+            del self.faults[0]
+            raise StoreUnavailable("lost the question")
+        return super().get(key, sha256)
+
     def swap(self, key: str, body: bytes, etag: str) -> str | None:
         fault = self.faults.pop(0) if self.faults else None
         if fault == "denied":
@@ -312,6 +318,21 @@ def test_a_write_that_nobody_knows_the_end_of_is_sent_again_before_the_next_one(
     renewed = claims.change(held, left=0.5)
     assert renewed is not None
     assert run.stored() == renewed.claim == claim(nonce="n2", left=0.5)
+
+
+def test_a_write_that_came_through_is_found_although_the_first_question_for_it_is_lost(run: Run) -> None:
+    store = LossyStore(Path(run.store.url("")))
+    claims = run.runner("a", store=store)
+    held = take(claims)
+    store.faults = ["reply"]
+    with pytest.raises(StoreUnavailable):
+        claims.change(held)
+    store.faults = [None, "look"]
+    with pytest.raises(StoreUnavailable):
+        claims.change(held)
+    renewed = claims.change(held, left=0.5)
+    assert renewed is not None
+    assert run.stored() == renewed.claim
 
 
 def test_a_clip_that_was_stolen_while_the_store_did_not_answer_is_lost(run: Run) -> None:

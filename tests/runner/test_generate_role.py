@@ -20,7 +20,7 @@ from tests.runner.tiny_model import FRAMES, STEPS, UNHURRIED, TinyRun, Watched, 
 from tests.store.store_backends import moto
 
 from videogen_api import keys
-from videogen_api.errors import EmbeddingMissing, Interrupted, Reason, StoreUnavailable, WeightsInvalid
+from videogen_api.errors import EmbeddingMissing, Interrupted, OutOfMemory, Reason, StoreUnavailable, WeightsInvalid
 from videogen_api.naming import Stage
 from videogen_api.plan import Plan, PlannedReference, PlannedVideo
 from videogen_api.records import ClaimState, ClipFailure, DoneMarker
@@ -250,8 +250,9 @@ def test_a_stop_between_clips_takes_no_other(run: TinyRun) -> None:
 class SlowStep:
     """In place of the function that computes a step: SIGTERM arrives inside the fourth, which ends when let go."""
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: threading.Event, error: Exception | None = None) -> None:
         self.let_go = threading.Event()
+        self.error = error
         self._stop = stop
         self._next_state = clip._next_state
 
@@ -260,6 +261,8 @@ class SlowStep:
         if state is not None and state.next_step == 4:
             self._stop.set()
             assert self.let_go.wait(60)
+            if self.error is not None:
+                raise self.error
         return state
 
 
@@ -283,6 +286,19 @@ def test_a_stop_inside_a_step_saves_the_last_one_at_once_and_the_running_one_if_
     with pytest.raises(Interrupted):
         generate.run(replace(context, store=store), UNHURRIED)
     assert run.checkpoints() == [(1, 0, 3), (1, 0, 4)]
+    assert claim_of(run) == (ClaimState.OPEN, 1, 0)
+
+
+def test_a_step_that_fails_after_a_stop_leaves_the_one_before_it_and_the_stop_a_stop(
+    run: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = run.context(Stage.GENERATE)
+    store = ReleasingStore(run.folder / "store")
+    store.slow = SlowStep(context.stop, OutOfMemory("no room"))
+    monkeypatch.setattr(clip, "_next_state", store.slow)
+    with pytest.raises(Interrupted):
+        generate.run(replace(context, store=store), UNHURRIED)
+    assert run.checkpoints() == [(1, 0, 3)]
     assert claim_of(run) == (ClaimState.OPEN, 1, 0)
 
 

@@ -179,7 +179,8 @@ class ClipWork:
         self._progress.update(state=RunnerState.STOPPING)
         still_ours = self._save(state) is not None
         if still_ours and running is not None and wait([running], max(0.0, deadline - self._now())).done:
-            following = running.result()
+            # A step that has failed is none: whoever goes on from here meets what it met.
+            following = running.result() if running.exception() is None else None
             if following is not None:
                 self._save(following)
         raise Interrupted(f"stopped by a signal in clip {self._clip.name}; its last step is kept, run again to go on")
