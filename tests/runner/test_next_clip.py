@@ -256,6 +256,37 @@ def test_overlapped_a_runner_does_not_wait_longer_than_the_plan_says(tmp_path: P
     assert 30 <= world.waited <= 30 + POLL
 
 
+def test_overlapped_the_wait_begins_anew_with_each_embedding_that_comes_though_others_take_its_clips(
+    tmp_path: Path,
+) -> None:
+    texts = ("owl", "fox", "hen", "cow")
+    world = World(tmp_path, texts_plan(*texts, embedding_wait_seconds=30.0))
+    holders: list[tuple[StoredClaims, Held]] = []
+
+    def encode_for_others() -> None:
+        holders[:] = [(claims, told) for claims, held in holders if (told := claims.change(held)) is not None]
+        if len(holders) < 3 and world.now >= 20 * (len(holders) + 1):
+            world.encode(texts[len(holders)])
+            holders.append(world.hold(len(holders), index=5 + len(holders)))
+        elif world.now >= 80:
+            world.encode("cow")
+
+    world.meanwhile = encode_for_others
+    assert world.take() == "cow-1"
+    assert 80 <= world.waited <= 80 + POLL
+
+
+def test_overlapped_a_clip_that_was_handed_back_is_taken_while_many_others_wait_for_their_embeddings(
+    tmp_path: Path,
+) -> None:
+    texts = tuple(f"text{number}" for number in range(20))
+    world = World(tmp_path, texts_plan(*texts))
+    world.encode(texts[7])
+    claims, held = world.hold(7, index=5)
+    assert Tenure(claims, held).hand_back()
+    assert (world.take(), world.waited) == ("text7-1", 0.0)
+
+
 def test_overlapped_a_runner_that_waits_hears_of_a_stop(tmp_path: Path) -> None:
     world = World(tmp_path, texts_plan("owl", name="stops"))
     with pytest.raises(Interrupted):

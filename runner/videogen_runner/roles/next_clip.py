@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from videogen_api import keys
-from videogen_api.balancing import OpenClip, Worker, choose, longest_first, share_out
+from videogen_api.balancing import OpenClip, Worker, choose, longest_first
 from videogen_api.errors import EmbeddingMissing
 from videogen_api.plan import Clip, Inputs, Plan
 from videogen_api.records import ClaimState
@@ -20,6 +20,8 @@ from videogen_runner.claims import Claims, Held, Owner, Sighting
 from videogen_runner.done import has_outputs, look_for_marker
 from videogen_runner.embeddings import Embeddings
 from videogen_runner.roles.context import RoleContext
+from videogen_runner.roles.fixed_share import fixed_share, rank_of
+from videogen_runner.roles.paces import Paces
 from videogen_runner.store import NotFound, Store
 
 log = logging.getLogger("videogen")
@@ -102,6 +104,7 @@ class NextClip:
         monotonic = self._context.clock.monotonic
         idle_since, pause = monotonic(), _FIRST_PAUSE_SECONDS
         first_etags: dict[str, str | None] = {}
+        awaited, awaited_since = None, idle_since
         while True:
             self._context.progress.update(state=RunnerState.CHECKING)
             view = self._look()
@@ -111,7 +114,9 @@ class NextClip:
                 self._has_taken = True
                 return held
             if view.missing:
-                self._check_wait(view.missing[0], idle_seconds)
+                if awaited is not view.missing[0]:
+                    awaited, awaited_since = view.missing[0], monotonic()
+                self._check_wait(awaited, monotonic() - awaited_since)
                 self._get_ready()
             elif not self._waits_for_others(view, first_etags):
                 return None
@@ -120,14 +125,20 @@ class NextClip:
             pause = min(pause * _PAUSE_GROWTH, self._poll_seconds)
 
     def _look(self) -> View:
-        view = View()
         claimed = self._claims.claimed()
         left = [clip_digest for clip_digest in self._clips if clip_digest not in self._settled]
         unclaimed = [clip_digest for clip_digest in left if clip_digest not in claimed]
-        runners = sum(pool.replicas for pool in self._plan.pools)
-        has_plenty = len(unclaimed) > _PLENTY_PER_RUNNER * runners
+        if len(unclaimed) > _PLENTY_PER_RUNNER * sum(pool.replicas for pool in self._plan.pools):
+            view = self._look_at(unclaimed, claimed)
+            if view.open:
+                return view
+            # They all wait for their embeddings: what has been handed back may have its own.
+        return self._look_at(left, claimed)
+
+    def _look_at(self, clip_digests: list[str], claimed: frozenset[str]) -> View:
+        view = View()
         candidates = []
-        for clip_digest in unclaimed if has_plenty else left:
+        for clip_digest in clip_digests:
             self._context.raise_if_stopped()
             if clip_digest not in claimed:
                 seen = Sighting(clip_digest, None, None, 0.0)
@@ -168,7 +179,7 @@ class NextClip:
 
     def _take_of(self, view: View, pace: float | None, idle_seconds: float) -> Held | None:
         """Takes what the rule says, and if another runner was faster, what it says without that clip."""
-        paces = Paces(view, self._owner.pool, pace)
+        paces = Paces(view.sightings.values(), self._owner.pool, pace)
         worker = Worker(self._owner.pool, paces.of(self._owner.pool, pace), free_in=-idle_seconds)
         others = [
             Worker(
@@ -195,11 +206,11 @@ class NextClip:
         is_silent = [first_etags.setdefault(seen.clip_digest, seen.etag) == seen.etag for seen in view.held]
         return any(is_silent) or any(self._owner.pool in clip.seconds for clip in view.open)
 
-    def _check_wait(self, clip: Clip, idle_seconds: float) -> None:
-        deadline = self._plan.embedding_wait_seconds
-        if idle_seconds > deadline:
+    def _check_wait(self, clip: Clip, seconds: float) -> None:
+        """Since the first clip without an embedding is this one: the encoder takes texts in the plan's order."""
+        if seconds > self._plan.embedding_wait_seconds:
             raise EmbeddingMissing(
-                f"clip {clip.name} has no embedding after {idle_seconds:.0f} s of waiting for one; see whether the "
+                f"clip {clip.name} has no embedding after {seconds:.0f} s of waiting for one; see whether the "
                 "encoder runs, or raise spec.schedule.startDeadlineSeconds"
             )
 
@@ -227,20 +238,6 @@ class NextClip:
         return look_for_marker(self._store, seen.clip_digest).marker is not None
 
 
-class Paces:
-    """Measured paces, and a guess for those who have measured none yet: what others of their pool have."""
-
-    def __init__(self, view: View, pool: str, pace: float | None) -> None:
-        known: dict[str, list[float]] = {pool: [] if pace is None else [pace]}
-        for seen in view.sightings.values():
-            if seen.claim is not None and seen.claim.pace is not None:
-                known.setdefault(seen.claim.pool, []).append(seen.claim.pace)
-        self._mean = {name: sum(paces) / len(paces) for name, paces in known.items() if paces}
-
-    def of(self, pool: str, pace: float | None) -> float:
-        return pace if pace is not None else self._mean.get(pool, 1.0)
-
-
 def has_failure(store: Store, plan: Plan, clip_digest: str) -> bool:
     """Whether it is on record that the clip cannot be made."""
     try:
@@ -248,17 +245,3 @@ def has_failure(store: Store, plan: Plan, clip_digest: str) -> bool:
     except NotFound:
         return False
     return True
-
-
-def rank_of(plan: Plan, owner: Owner) -> int:
-    """The runner's place among those of all pools."""
-    names = [pool.name for pool in plan.pools]
-    return sum(pool.replicas for pool in plan.pools[: names.index(owner.pool)]) + owner.index
-
-
-def fixed_share(plan: Plan, clip_digests: "dict[str, Clip]", rank: int) -> frozenset[str]:
-    """The clips of the runner of that rank where nothing can be claimed: by the pools' predicted speeds."""
-    seconds = {pool.name: pool.cost.seconds for pool in plan.pools}
-    workers = [Worker(pool.name) for pool in plan.pools for _ in range(pool.replicas)]
-    shares = share_out([OpenClip(clip_digest, seconds) for clip_digest in clip_digests], workers)
-    return frozenset(clip.key for clip in shares[rank]) if rank < len(shares) else frozenset()
