@@ -124,13 +124,13 @@ def build_report(stage: Stage, exit_code: int = 0, message: str = "", **fields: 
 
 
 def preflight_report(
-    embeddings: tuple[bool, ...] = (False,), clips: tuple[bool, ...] = (False, False)
+    embeddings: tuple[bool, ...] = (False,), clips: tuple[bool, ...] = (False, False), *, claims: bool = True
 ) -> TerminationReport:
     found = PreflightReport(
         weights=WeightsDigests(encoder="e", denoiser="d", vae="v"),
         embeddings=Bitmap.of(embeddings),
         clips=Bitmap.of(clips),
-        claims=True,
+        claims=claims,
     )
     return build_report(Stage.PREFLIGHT, preflight=found)
 

@@ -52,6 +52,11 @@ def test_clips_that_nobody_works_on_yet_are_shared_among_the_runners() -> None:
     assert seconds_left([runner(0, 2.0), runner(0, 2.0)], clips) == 3 * STEPS * 2.0 * REST
 
 
+def test_a_runner_that_has_not_measured_its_pace_yet_has_that_of_the_others() -> None:
+    clips = ClipCounts(total=6, running=2)
+    assert seconds_left([runner(0, 2.0), runner(0, None)], clips) == 3 * STEPS * 2.0 * REST
+
+
 def test_a_runner_between_two_clips_is_no_reason_to_forget_the_others() -> None:
     clips = ClipCounts(total=1, running=1)
     assert seconds_left([runner(0, 2.0, clip=None), runner(STEPS - 1, 3.0)], clips) == 3.0 * REST

@@ -875,6 +875,22 @@ def test_a_store_that_refuses_is_not_ready() -> None:
     assert (store.status, store.reason, store.message) == ("False", "StoreDenied", "bucket videos: no read access")
 
 
+def test_a_store_whose_conditional_writes_cannot_be_trusted_is_ready_and_said_to_cost_balance() -> None:
+    without_claims = preflight_report(claims=False)
+    decision = decide(build_group(PLAN, Stage.PREFLIGHT, 1, without_claims))
+    conditions = {condition.type: condition for condition in decision.status.conditions}
+    store = conditions[ConditionType.STORE_READY]
+    assert (store.status, store.reason, store.message) == (
+        "True",
+        "StoreChecked",
+        (
+            "preflight has read and written the store, whose conditional writes (If-None-Match, If-Match) cannot be "
+            "trusted: each runner has a fixed share of the clips, and none goes on with another's; a store that has "
+            "them lets work move between runners"
+        ),
+    )
+
+
 def test_a_pause_says_nothing_new_about_store_and_embeddings() -> None:
     before = decide(PREFLIGHT, ENCODE).status
     resource = build_resource(suspend=True).model_copy(update={"status": before})

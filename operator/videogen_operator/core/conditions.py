@@ -38,7 +38,7 @@ def conditions_of(
     if not suspended:
         # What was found out before a pause stays said; on resume preflight looks again.
         store, encoded = _store_ready(status, step), _embeddings_ready(status, plan, observed, step)
-        store_told = ("StoreChecked", "preflight has read and written the store") if store else told
+        store_told = ("StoreChecked", _store_found(status)) if store else told
         encoded_told = ("Encoded", "every prompt is encoded") if encoded else told
         if truncated:
             encoded_told = (TEXT_TRUNCATED, "; ".join(truncated))
@@ -56,6 +56,16 @@ def _store_ready(status: VideoGenerationStatus, step: Step) -> bool | None:
     if step.reason in _STORE_REASONS:
         return False
     return True if status.found is not None else None
+
+
+def _store_found(status: VideoGenerationStatus) -> str:
+    found = "preflight has read and written the store"
+    if status.found is None or status.found.claims:
+        return found
+    return (
+        f"{found}, whose conditional writes (If-None-Match, If-Match) cannot be trusted: each runner has a fixed share "
+        "of the clips, and none goes on with another's; a store that has them lets work move between runners"
+    )
 
 
 def _embeddings_ready(status: VideoGenerationStatus, plan: Plan, observed: Observed, step: Step) -> bool:

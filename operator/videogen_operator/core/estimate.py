@@ -30,15 +30,20 @@ def estimate_completion(
 
 
 def _seconds_left(plan: Plan, runners: Sequence[Progress], clips: ClipCounts) -> float | None:
-    """By the runners that are in a clip and know their pace; clips that nobody works on are shared among them."""
+    """By the runners that are in a clip, at their pace or what it is in the mean where they have measured none yet;
+    clips that nobody works on are shared among them."""
     steps = plan.sampling.steps * plan.video.loops
-    paced = [(each, each.seconds_per_step) for each in runners if each.clip is not None and each.seconds_per_step]
-    if not paced:
+    at_work = [each for each in runners if each.clip is not None]
+    paces = [each.seconds_per_step for each in at_work if each.seconds_per_step]
+    if not paces:
         return None
-    left = [max(0, steps - each.loop * plan.sampling.steps - each.step) * pace for each, pace in paced]
-    mean_pace = sum(pace for _, pace in paced) / len(paced)
+    mean_pace = sum(paces) / len(paces)
+    left = [
+        max(0, steps - each.loop * plan.sampling.steps - each.step) * (each.seconds_per_step or mean_pace)
+        for each in at_work
+    ]
     open_clips = max(0, clips.total - clips.succeeded - clips.failed - clips.running)
-    shared = (sum(left) + open_clips * steps * mean_pace) / len(paced)
+    shared = (sum(left) + open_clips * steps * mean_pace) / len(at_work)
     return max(*left, shared) * _share_of_the_rest(plan)
 
 

@@ -39,7 +39,10 @@ def _check(context: RoleContext) -> PreflightReport:
     context.progress.update(state=RunnerState.CHECKING, total=len(plan.texts) + len(plan.work))
     claims = conditional_writes_work(store, keys.probe(plan.run, uuid.uuid4().hex))
     if not claims:
-        log.warning("the store's conditional writes cannot be trusted: clips are shared out by index")
+        log.warning(
+            "the store's conditional writes (If-None-Match, If-Match) cannot be trusted: each runner has a fixed share "
+            "of the clips, and none goes on with another's; a store that has them lets work move between runners"
+        )
     context.raise_if_stopped()
     weights = planned_weights(context).digests()
     references = _reference_digests(context)
