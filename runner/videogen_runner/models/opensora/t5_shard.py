@@ -147,9 +147,10 @@ class EncoderShard:
         On a card, the first prompt in a 16-bit format is computed in fp32 too, for `first_error`. Raises WeightsInvalid
         where values are not finite even in fp32.
         """
+        after_LC = self._run_all(x_LC)
         if self.first_error is None and self._measures_error:
-            self.first_error = self.relative_error(x_LC)
-        return self._run_all(x_LC)
+            self.first_error = self.relative_error(x_LC, after_LC)
+        return after_LC
 
     def _run_all(self, x_LC: Tensor) -> Tensor:
         x_BLC, bias = x_LC[None].to(self.device), None
@@ -168,7 +169,7 @@ class EncoderShard:
         return y_LC
 
     @torch.no_grad()
-    def relative_error(self, x_LC: Tensor) -> float:
+    def relative_error(self, x_LC: Tensor, after_LC: Tensor) -> float:
         """How far this shard's result is from the same weights' in fp32, given the same input: |x - exact| / |exact|.
 
         Costs one prompt in fp32. Weights are cast one layer at a time.
@@ -176,7 +177,7 @@ class EncoderShard:
         exact_BLC, bias = x_LC[None].to(self.device), None
         for block in self.stack.block:
             exact_BLC, bias = self._run_exactly(block, exact_BLC, bias)
-        difference_LC = self._run_all(x_LC).float() - exact_BLC[0]
+        difference_LC = after_LC.float() - exact_BLC[0]
         return float(difference_LC.norm() / exact_BLC.norm())
 
     @property
