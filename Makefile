@@ -45,8 +45,10 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
+# Pods ask for little and get little beside other tests, so those of a real node come after all others.
 unit: setup cluster-parts
-	$(BIN)/pytest -n 3 --dist loadscope --durations=40
+	$(BIN)/pytest -n 3 --dist loadscope -m "not real_node" --durations=25
+	$(BIN)/pytest -m real_node --durations=25
 
 # The test cluster: tests/cluster/README.md. System packages are installed by nothing but this.
 cluster-deps:
@@ -62,7 +64,8 @@ cluster: setup
 	$(BIN)/python -m tests.cluster.real
 
 test-cluster: setup cluster-parts
-	$(BIN)/pytest -n 2 --dist loadscope tests/cluster tests/chart
+	$(BIN)/pytest -n 2 --dist loadscope -m "not real_node" tests/cluster tests/chart
+	$(BIN)/pytest -m real_node
 
 # Everything that is made from the models of api/videogen_api; a test fails on any difference.
 generate: setup

@@ -20,6 +20,13 @@ hypothesis.settings.load_profile("project")
 REAL_NODE = "tests/cluster/test_real_"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m real_node` and `-m "not real_node"`: a node's pods should not have to share the machine with other tests."""
+    for item in items:
+        if item.nodeid.startswith(REAL_NODE):
+            item.add_marker(pytest.mark.real_node)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling | None":
     """`--dist loadscope`, but one worker runs all tests of a real node, so that only one is started."""

@@ -88,7 +88,7 @@ def test_the_store_s_pod_is_admitted_under_restricted_pod_security(cleared: Inst
     cleared.install(*RELEASE, TRYOUT)
     for deployment in ("vg-videogen", "vg-videogen-store"):
         replicas = "--for=jsonpath={.status.replicas}=1"
-        cleared.cluster.kubectl("wait", f"deployment/{deployment}", "-n", "video", replicas, "--timeout=60s")
+        cleared.cluster.kubectl("wait", f"deployment/{deployment}", "-n", "video", replicas, "--timeout=300s")
 
 
 def test_a_tenant_installs_it_without_any_right_on_the_cluster(cleared: Installer) -> None:

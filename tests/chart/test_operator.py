@@ -51,7 +51,7 @@ def running(installer: Installer, release: str, namespace: str, folder: Path) ->
 
 def wait(installer: Installer, folder: Path, *arguments: str) -> None:
     try:
-        installer.cluster.kubectl("wait", "-n", "team-a", *arguments, "--timeout=90s")
+        installer.cluster.kubectl("wait", "-n", "team-a", *arguments, "--timeout=300s")
     except KubectlError as error:
         found = installer.cluster.kubectl("get", "vg,jobs,pods", "-n", "team-a", "-o", "yaml")
         log = (folder / "operator.log").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def test_the_operator_lives_with_the_rights_that_the_chart_gives(
     if "namespaces" in values:
         kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "videogenerations.videogen.dev.yaml"))
     installer.install(release, namespace, values)
-    kubectl("wait", CRD, "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True", "--timeout=30s")
+    kubectl("wait", CRD, "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True", "--timeout=300s")
     client = KubernetesClient.connect({"KUBECONFIG": str(installer.cluster.kubeconfig)}, threads=4)
     with PodSimulator(installer.cluster, client), running(installer, release, namespace, tmp_path) as operator:
         # A run; another one, for which the children of the first are removed; and the removal of all of them.

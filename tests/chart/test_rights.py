@@ -186,7 +186,7 @@ def test_people_with_the_cluster_s_own_roles_may_do_the_same_with_videogeneratio
     rule = '{.rules[?(@.apiGroups[0]=="videogen.dev")].resources[0]}'
     if role != "view":
         rule = '{.rules[?(@.resources[0]=="videogenerations/status")].resources[0]}'
-    kubectl("wait", f"clusterrole/{role}", f"--for=jsonpath={rule}", "--timeout=60s")
+    kubectl("wait", f"clusterrole/{role}", f"--for=jsonpath={rule}", "--timeout=300s")
     answers = {
         verb: can_i(installed, f"{role}er", (verb, "videogenerations.videogen.dev", "-n", "team-a"))
         for verb in [*yes, *no]
@@ -198,7 +198,7 @@ def test_people_with_the_cluster_s_own_roles_may_do_the_same_with_videogeneratio
 def test_the_operator_s_pods_are_admitted_under_restricted_pod_security(installed: Installer, release: Release) -> None:
     deployment = f"deployment/{release.name}-videogen"
     installed.cluster.kubectl(
-        "wait", deployment, "-n", release.namespace, "--for=jsonpath={.status.replicas}=2", "--timeout=60s"
+        "wait", deployment, "-n", release.namespace, "--for=jsonpath={.status.replicas}=2", "--timeout=300s"
     )
     conditions = installed.get(deployment, "-n", release.namespace)["status"]["conditions"]
     assert [found for found in conditions if found["type"] == "ReplicaFailure"] == []

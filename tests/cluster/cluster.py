@@ -42,7 +42,7 @@ class Cluster:
         self.kubectl("apply", "--server-side", "--filename", str(CRD))
         # `--for=condition` fails on one that has no conditions yet.
         established = "jsonpath={.status.conditions[?(@.type=='Established')].status}=True"
-        self.kubectl("wait", "--filename", str(CRD), f"--for={established}", "--timeout=30s")
+        self.kubectl("wait", "--filename", str(CRD), f"--for={established}", "--timeout=300s")
 
 
 def write_kubeconfig(path: Path, server: str, certificate_authority: Path, token: str) -> Path:

@@ -41,7 +41,7 @@ def release(real_node: real.RealCluster, tmp_path_factory: pytest.TempPathFactor
         releases.create_volume(real_node, tmp_path_factory.mktemp("store"))
         settings.append(f"embeddedStore.persistence.storageClassName={releases.STORAGE_CLASS}")
     yield releases.install(real_node, "video", *settings)
-    real_node.helm("uninstall", "videogen", "--namespace", "video", "--wait", "--timeout=120s")
+    real_node.helm("uninstall", "videogen", "--namespace", "video", "--wait", "--timeout=300s")
 
 
 def give_up(reason: str) -> NoReturn:

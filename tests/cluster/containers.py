@@ -11,7 +11,7 @@ from tests.cluster.machines import Machine
 PAUSE = "localhost/busybox:test"
 NAMESPACE = "k8s.io"
 CNI_PLUGINS = Path("/usr/lib/cni")
-READY_SECONDS = 30.0
+READY_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

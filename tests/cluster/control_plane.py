@@ -18,7 +18,7 @@ from tests.cluster.cluster import Cluster, write_kubeconfig
 from tests.cluster.processes import Processes, free_port
 
 SERVICES = "10.0.0.0/24"
-READY_SECONDS = 60.0
+READY_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

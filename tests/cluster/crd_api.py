@@ -44,7 +44,7 @@ class Api:
         address = self.plane.server.removeprefix("https://")
         url = f"/apis/{naming.API_VERSION}/namespaces/{self.namespace}/{naming.PLURAL}{path}?{options}"
         headers = {"Authorization": f"Bearer {self.plane.token}", "Content-Type": content_type}
-        with closing(http.client.HTTPSConnection(address, context=context, timeout=60)) as connection:
+        with closing(http.client.HTTPSConnection(address, context=context, timeout=300)) as connection:
             connection.request(method, url, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
             answer: dict[str, Any] = json.load(response)

@@ -30,7 +30,7 @@ from videogen_operator.cluster.client import KubernetesClient
 from videogen_operator.cluster.resources import JOBS, VIDEO_GENERATIONS, Object
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 QUIET_SECONDS = 1.5
 NAME = "fox"
 CONFIG = {

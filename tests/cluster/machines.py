@@ -24,8 +24,8 @@ HOST = NETWORK[1]
 PODS = IPv4Network("10.88.0.0/16")
 MACHINES = 3
 
-START_SECONDS = 10.0
-END_SECONDS = 20.0
+START_SECONDS = 60.0
+END_SECONDS = 120.0
 # What the kubelet insists on, in a file that it finds in place of the kernel's setting: the machine's stays as it is.
 SYSCTLS = {
     "vm/overcommit_memory": "1",

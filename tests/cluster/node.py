@@ -16,7 +16,7 @@ from tests.cluster.leftovers import wait_until_ended
 from tests.cluster.machines import BRIDGE, HOST, PODS, Machine, bridge, bridge_exists, machine
 
 GPU = "nvidia.com/gpu"
-READY_SECONDS = 60.0
+READY_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

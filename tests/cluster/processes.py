@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 LOG_TAIL = 3000
-END_SECONDS = 20.0
+END_SECONDS = 120.0
 
 
 class Processes:

@@ -11,6 +11,8 @@ from tests.cluster.real import RealCluster
 
 CHART = Path(__file__).parents[2] / "charts" / "videogen"
 STORAGE_CLASS = "host-folder"
+PATIENCE_SECONDS = 1200
+"""A bound for what never comes: how long things take is measured in benchmarks/."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,10 @@ class Release:
     def apply(self, manifest: dict[str, Any]) -> None:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
-    def wait(self, name: str, condition: str, seconds: int) -> dict[str, Any]:
+    def wait(self, name: str, condition: str) -> dict[str, Any]:
         """The resource, as soon as `kubectl wait` has seen the condition, such as `condition=Ready`."""
         try:
-            self.kubectl("wait", f"vg/{name}", f"--for={condition}", f"--timeout={seconds}s")
+            self.kubectl("wait", f"vg/{name}", f"--for={condition}", f"--timeout={PATIENCE_SECONDS}s")
         except KubectlError as error:
             everything = self.kubectl("get", "vg,jobs,pods,events", "--output=wide")
             raise AssertionError(f"{error}\n{everything}\n{self.kubectl('get', 'vg', name, '-o', 'yaml')}") from error
@@ -51,7 +53,7 @@ def install(cluster: RealCluster, namespace: str, *settings: str) -> Release:
     flags = [f"--set-string={value}" for value in values] + [f"--set={setting}" for setting in settings]
     cluster.helm(
         *("install", "videogen", str(CHART), "--namespace", namespace, "--values", str(CHART / "tryout.yaml")),
-        *("--wait", "--timeout=300s", *flags),
+        *("--wait", f"--timeout={PATIENCE_SECONDS}s", *flags),
     )
     return Release(cluster, namespace)
 

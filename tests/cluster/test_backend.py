@@ -139,7 +139,7 @@ def test_pods_that_the_job_controller_makes_are_processes(world: World, control_
     for index in (0, 1):
         selector = f"--selector=batch.kubernetes.io/job-completion-index={index}"
         control_plane.kubectl(
-            "wait", "pod", selector, "--for=create", "--timeout=60s", f"--namespace={world.namespace}"
+            "wait", "pod", selector, "--for=create", "--timeout=300s", f"--namespace={world.namespace}"
         )
     world.refresh()
     (group,) = world.observe()
@@ -220,9 +220,9 @@ def refused(world: World, control_plane: ControlPlane) -> World:
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     control_plane.kubectl("apply", f"--namespace={world.namespace}", "--filename=-", stdin=json.dumps(quota))
     used = "--for=jsonpath={.status.hard.pods}=0"
-    control_plane.kubectl("wait", "quota/none", used, "--timeout=60s", f"--namespace={world.namespace}")
+    control_plane.kubectl("wait", "quota/none", used, "--timeout=300s", f"--namespace={world.namespace}")
     world.backend.create(world.resource(), PLAN, GENERATE)
-    control_plane.kubectl("wait", "event", "--all", "--for=create", "--timeout=60s", f"--namespace={world.namespace}")
+    control_plane.kubectl("wait", "event", "--all", "--for=create", "--timeout=300s", f"--namespace={world.namespace}")
     return world
 
 

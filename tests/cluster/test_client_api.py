@@ -117,15 +117,15 @@ def test_only_the_object_of_that_uid_is_deleted(real: Real) -> None:
 def test_the_pods_of_a_deleted_job_go_too(real: Real, control_plane: ControlPlane) -> None:
     created = real.create_job()
     of_job = (f"--namespace={real.namespace}", "--selector=job-name=fox")
-    control_plane.kubectl("wait", "pod", *of_job, "--for=create", "--timeout=60s")
+    control_plane.kubectl("wait", "pod", *of_job, "--for=create", "--timeout=300s")
     real.client.delete(JOBS, real.namespace, "fox", created["uid"])
-    control_plane.kubectl("wait", "pod", *of_job, "--for=delete", "--timeout=60s")
+    control_plane.kubectl("wait", "pod", *of_job, "--for=delete", "--timeout=300s")
     assert real.client.list(PODS, real.namespace).items == ()
 
 
 def test_the_reason_why_a_job_gets_no_pods_is_in_its_events(real: Real, control_plane: ControlPlane) -> None:
     created = real.create_job(serviceAccountName="absent")
-    control_plane.kubectl("wait", "event", "--all", "--for=create", "--timeout=60s", f"--namespace={real.namespace}")
+    control_plane.kubectl("wait", "event", "--all", "--for=create", "--timeout=300s", f"--namespace={real.namespace}")
     (event,) = real.client.list_failed_creates(real.namespace)
     assert event["involvedObject"]["uid"] == created["uid"]
     assert 'serviceaccount "absent" not found' in event["message"]

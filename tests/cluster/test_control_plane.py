@@ -39,7 +39,9 @@ def test_what_is_written_is_read_back(control_plane: ControlPlane) -> None:
 def test_the_job_controller_makes_pods(control_plane: ControlPlane) -> None:
     control_plane.kubectl("create", "namespace", "jobs")
     control_plane.kubectl("create", "job", "one", "--image=none", "--namespace=jobs")
-    control_plane.kubectl("wait", "pod", "--for=create", "--selector=job-name=one", "--namespace=jobs", "--timeout=30s")
+    control_plane.kubectl(
+        "wait", "pod", "--for=create", "--selector=job-name=one", "--namespace=jobs", "--timeout=300s"
+    )
 
 
 def test_a_refusal_carries_the_servers_words(control_plane: ControlPlane) -> None:

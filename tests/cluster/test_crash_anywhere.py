@@ -110,7 +110,7 @@ def test_the_proxy_counts_writes_and_strikes_at_the_right_one(
     ]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("life", "when"),
     [(PLAIN, When.AFTER), (PLAIN, When.BEFORE), (TROUBLE, When.AFTER), (SUSPENDED, When.AFTER)],

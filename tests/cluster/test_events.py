@@ -20,7 +20,7 @@ from videogen_operator.core.conditions import TEXT_TRUNCATED
 from videogen_operator.core.events import EventNote, EventType, events_of
 from videogen_operator.core.observed import WaitingReason
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 120.0
 FOX = Metadata(name="fox", namespace="team-a", uid="u1")
 ALL_ONCE = Attempts(preflight=1, encode=1, generate={"t4": 1}, collect=1)
 STARTED = EventNote(EventType.NORMAL, "Started", "run 5f1c begins")

@@ -14,7 +14,7 @@ from videogen_api.errors import ConfigInvalid
 from videogen_operator.cluster.health import Check, check_page, metrics_page, serve
 from videogen_operator.cluster.metrics import OperatorMetrics, Reading
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 120.0
 
 
 def ask(port: int, path: str) -> tuple[int, str, str]:

@@ -32,7 +32,7 @@ from videogen_operator.cluster.reconciler import Blocked
 from videogen_operator.cluster.resources import CONFIG_MAPS, JOBS, LEASES, VIDEO_GENERATIONS, Key, Object
 from videogen_operator.cluster.workers import Workers
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 # As `videogen`, with a canary that is in a hurry.
 IMPATIENT = """
 import sys

@@ -123,7 +123,7 @@ def set_quota(scene: Scene, **hard: int) -> None:
     scene.world.plane.kubectl("apply", "-f", "-", stdin=json.dumps(quota))
     for name, number in hard.items():
         wanted = f"--for=jsonpath={{.status.hard.{name}}}={number}"
-        scene.world.plane.kubectl("wait", "-n", scene.namespace, "resourcequota/quota", wanted, "--timeout=60s")
+        scene.world.plane.kubectl("wait", "-n", scene.namespace, "resourcequota/quota", wanted, "--timeout=300s")
 
 
 def test_what_no_rule_can_see_is_refused_with_field_and_remedy(scenes: Scenes) -> None:

@@ -18,7 +18,7 @@ from videogen_api.naming import Stage
 from videogen_api.report import Progress, RunnerState
 from videogen_operator.cluster.progress import AnswerRefused, Pace, ProgressPoller, Target, ask, target_of
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 120.0
 SAID = Progress(
     stage=Stage.GENERATE, pool="t4", index=1, attempt=2, pod="fox-gen-2-1", device="cpu", state=RunnerState.DENOISING
 )

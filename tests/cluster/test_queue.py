@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from videogen_operator.cluster.queue import Backoff, KeySchedule, WorkQueue
 
 KEYS = ("a", "b", "c", "d")
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
 
 
 def make_schedule() -> KeySchedule[str]:

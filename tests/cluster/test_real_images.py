@@ -38,7 +38,7 @@ print(json.dumps({
 """
 MODULES = ("videogen_runner", "boto3", "kopf", "kubernetes", "torch", "transformers", "av", "numpy")
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.cluster.releases import Release, fox, install
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(3600)
 
 
 def ready_of(found: dict[str, Any]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def decoded_frames(video: bytes) -> list[tuple[int, int]]:
 
 def test_the_quickstart_becomes_five_videos_in_the_store(release: Release) -> None:
     release.kubectl("apply", "--filename", str(QUICKSTART))
-    status = release.wait("quickstart", "condition=Ready", 600)["status"]
+    status = release.wait("quickstart", "condition=Ready")["status"]
     assert (status["phase"], status["progress"], status["clips"]["succeeded"]) == ("Succeeded", 100, 5)
     assert status["attempts"] == {"preflight": 1, "encode": 1, "generate": {"cpu": 1}, "collect": 1}
     assert {output["clip"] for output in status["outputs"]} == {
@@ -46,30 +46,30 @@ def test_the_quickstart_becomes_five_videos_in_the_store(release: Release) -> No
 def test_applying_it_again_under_another_name_needs_no_gpu_pod(release: Release) -> None:
     manifest = yaml.safe_load(QUICKSTART.read_text())
     release.apply(manifest | {"metadata": {"name": "again"}})
-    status = release.wait("again", "condition=Ready", 200)["status"]
+    status = release.wait("again", "condition=Ready")["status"]
     assert status["attempts"] == {"preflight": 1, "encode": 0, "generate": {}, "collect": 1}
     assert status["clips"]["succeeded"] == 5
 
 
 def test_a_missing_secret_is_named_until_it_appears(release: Release) -> None:
     release.apply(fox("secretive", storage={"credentialsSecret": "mine"}))
-    found = release.wait("secretive", "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=ConfigMissing", 60)
+    found = release.wait("secretive", "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=ConfigMissing")
     assert "mine" in ready_of(found)["message"]
     secret = json.loads(release.kubectl("get", "secret", "videogen-store", "--output=json"))
     release.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine"}, "data": secret["data"]})
-    assert release.wait("secretive", "condition=Ready", 300)["status"]["clips"]["succeeded"] == 1
+    assert release.wait("secretive", "condition=Ready")["status"]["clips"]["succeeded"] == 1
 
 
 def test_a_pool_that_no_node_can_serve_says_what_is_missing(release: Release) -> None:
     release.apply(fox("greedy", runners=[{"name": "big", "gpu": {"resource": "example.com/gpu", "count": 1}}]))
-    found = release.wait("greedy", "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=Unschedulable", 200)
+    found = release.wait("greedy", "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=Unschedulable")
     assert "example.com/gpu" in ready_of(found)["message"]
     release.kubectl("delete", "vg", "greedy", "--wait")
 
 
 def test_a_bucket_that_does_not_exist_ends_the_run_with_its_name(release: Release) -> None:
     release.apply(fox("homeless", storage={"url": "s3://nowhere/here"}))
-    found = release.wait("homeless", "condition=Stalled", 200)
+    found = release.wait("homeless", "condition=Stalled")
     condition = next(each for each in found["status"]["conditions"] if each["type"] == "Stalled")
     assert (found["status"]["phase"], condition["reason"]) == ("Failed", "StoreDenied")
     assert "nowhere" in condition["message"]
@@ -79,33 +79,33 @@ def test_a_bucket_that_does_not_exist_ends_the_run_with_its_name(release: Releas
 def test_a_runner_without_memory_is_reported_as_out_of_memory(release: Release) -> None:
     tight = {"resources": {"requests": {"memory": "96Mi"}, "limits": {"memory": "96Mi"}}}
     release.apply(fox("tight", retries=0, runners=[{"name": "cpu", "gpu": {"count": 0}, "pod": tight}]))
-    status = release.wait("tight", "condition=Stalled", 300)["status"]
+    status = release.wait("tight", "condition=Stalled")["status"]
     assert status["phase"] == "Failed"
     assert status["failures"][-1]["reason"] == "OutOfMemory"
 
 
 def test_suspend_ends_every_pod_and_resume_finishes_the_work(release: Release) -> None:
     release.apply(fox("paused", video={"size": {"width": 128, "height": 128}, "frames": 51}, sampling={"steps": 60}))
-    found = release.wait("paused", "jsonpath={.status.runners[?(@.state=='Denoising')].name}=cpu-0", 300)
+    found = release.wait("paused", "jsonpath={.status.runners[?(@.state=='Denoising')].name}=cpu-0")
     runner = found["status"]["runners"][0]
     assert (runner["name"], runner["clip"], runner["steps"]) == ("cpu-0", "fox-1", 60)
     assert runner["pod"].startswith("paused-")
     assert 0 <= runner["step"] <= 60
     assert runner["memoryBytes"] > 0
     release.kubectl("patch", "vg", "paused", "--type=merge", "--patch", '{"spec": {"suspend": true}}')
-    release.wait("paused", "condition=Suspended", 60)
-    release.kubectl("wait", "pods", "--selector=videogen.dev/name=paused", "--for=delete", "--timeout=90s")
+    release.wait("paused", "condition=Suspended")
+    release.kubectl("wait", "pods", "--selector=videogen.dev/name=paused", "--for=delete", "--timeout=300s")
     assert release.kubectl("get", "jobs", "--selector=videogen.dev/name=paused", "--output=name") == ""
     release.kubectl("patch", "vg", "paused", "--type=merge", "--patch", '{"spec": {"suspend": false}}')
-    assert release.wait("paused", "condition=Ready", 600)["status"]["clips"]["succeeded"] == 1
+    assert release.wait("paused", "condition=Ready")["status"]["clips"]["succeeded"] == 1
 
 
 def test_a_deleted_resource_leaves_nothing_behind(release: Release) -> None:
     release.apply(fox("short", sampling={"steps": 900}))
-    release.wait("short", "jsonpath={.status.phase}=Generating", 300)
+    release.wait("short", "jsonpath={.status.phase}=Generating")
     release.kubectl("delete", "vg", "short", "--wait")
     for kind in ("jobs", "pods", "services", "configmaps"):
-        release.kubectl("wait", kind, "--selector=videogen.dev/name=short", "--for=delete", "--timeout=90s")
+        release.kubectl("wait", kind, "--selector=videogen.dev/name=short", "--for=delete", "--timeout=300s")
         assert release.kubectl("get", kind, "--selector=videogen.dev/name=short", "--output=name") == ""
 
 
@@ -130,11 +130,11 @@ def test_a_namespace_that_goes_while_a_run_is_at_work_takes_everything_with_it(r
     copied = {key: secret[key] for key in ("apiVersion", "kind", "data")}
     doomed.apply(copied | {"metadata": {"name": "videogen-store"}})
     doomed.apply(fox("gone", sampling={"steps": 900}))
-    doomed.wait("gone", "jsonpath={.status.phase}=Generating", 300)
+    doomed.wait("gone", "jsonpath={.status.phase}=Generating")
     num_before = num_writes(release)
 
     # Its pods are given 30 s each, and Kubernetes looks again after as long; without the operator it would be for ever.
-    release.cluster.kubectl("delete", "namespace", doomed.namespace, "--timeout=180s")
+    release.cluster.kubectl("delete", "namespace", doomed.namespace, "--timeout=300s")
 
     assert num_writes(release) - num_before <= 30
     lines = release.kubectl("logs", "deployment/videogen", "--tail=-1").splitlines()
@@ -151,10 +151,10 @@ def test_an_operator_of_one_namespace_needs_no_right_on_the_cluster(real_node: R
     # The cluster-wide operator would work there as well; with it away, only the tenant's own is left.
     release.kubectl("scale", "deployment/videogen", "--replicas=0")
     selector = "--selector=app.kubernetes.io/component=operator"
-    release.kubectl("wait", "pods", selector, "--for=delete", "--timeout=60s")
+    release.kubectl("wait", "pods", selector, "--for=delete", "--timeout=300s")
     try:
         tenant.apply(fox("mine"))
-        assert tenant.wait("mine", "condition=Ready", 400)["status"]["clips"]["succeeded"] == 1
+        assert tenant.wait("mine", "condition=Ready")["status"]["clips"]["succeeded"] == 1
     finally:
         release.kubectl("scale", "deployment/videogen", "--replicas=1")
     roles = json.loads(real_node.kubectl("get", "clusterrolebindings", "--output=json"))["items"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.cluster.releases import Release, fox
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(3600)
 
 NUM_RUNNERS = 4
 NUM_SHARDS = 2
@@ -38,19 +38,19 @@ def digests_of(status: dict[str, Any]) -> dict[str, str]:
 
 def delete_shard(release: Release, name: str, index: int, attempt: int) -> None:
     """As soon as it runs, in the given attempt; with less grace than encoding takes, or it might end well after all."""
-    release.wait(name, f"jsonpath={{.status.attempts.encode}}={attempt}", 200)
+    release.wait(name, f"jsonpath={{.status.attempts.encode}}={attempt}")
     selector = (
         f"--selector=videogen.dev/name={name},videogen.dev/stage=encode,videogen.dev/attempt={attempt},"
         f"batch.kubernetes.io/job-completion-index={index}"
     )
-    release.kubectl("wait", "pods", selector, "--for=create", "--timeout=60s")
-    release.kubectl("wait", "pods", selector, "--for=jsonpath={.status.phase}=Running", "--timeout=60s")
+    release.kubectl("wait", "pods", selector, "--for=create", "--timeout=300s")
+    release.kubectl("wait", "pods", selector, "--for=jsonpath={.status.phase}=Running", "--timeout=300s")
     release.kubectl("delete", "pods", selector, "--grace-period=1", "--wait=false")
 
 
 def wait_for_step(release: Release, name: str, runner: str) -> str:
     """The pod of a runner that is denoising."""
-    found = release.wait(name, f"jsonpath={{.status.runners[?(@.name=='{runner}')].state}}=Denoising", 300)
+    found = release.wait(name, f"jsonpath={{.status.runners[?(@.name=='{runner}')].state}}=Denoising")
     pod: str = next(each["pod"] for each in found["status"]["runners"] if each["name"] == runner)
     return pod
 
@@ -60,7 +60,7 @@ def drained(release: Release) -> Iterator[None]:
     node = release.cluster.kubectl("get", "nodes", "--output=jsonpath={.items[0].metadata.name}")
     try:
         release.cluster.kubectl(
-            *("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=120s")
+            *("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=300s")
         )
         yield
     finally:
@@ -71,7 +71,7 @@ def test_a_run_that_loses_each_of_its_pods_the_operator_the_store_and_its_node_m
     release: Release,
 ) -> None:
     release.apply(eight_clips("undisturbed", storage={"url": "s3://videos/undisturbed"}))
-    undisturbed = release.wait("undisturbed", "condition=Ready", 600)["status"]
+    undisturbed = release.wait("undisturbed", "condition=Ready")["status"]
 
     release.apply(eight_clips("loses"))
     for index in range(NUM_SHARDS):
@@ -82,12 +82,12 @@ def test_a_run_that_loses_each_of_its_pods_the_operator_the_store_and_its_node_m
     release.kubectl("delete", "pods", OPERATOR)
     wait_for_step(release, "loses", "cpu-0")
     release.kubectl("delete", "pods", STORE)
-    release.kubectl("rollout", "status", "deployment/videogen-store", "--timeout=120s")
+    release.kubectl("rollout", "status", "deployment/videogen-store", "--timeout=300s")
     wait_for_step(release, "loses", "cpu-1")
     with drained(release):
         pods = json.loads(release.kubectl("get", "pods", "--output=json"))["items"]
         assert [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"] == []
-    status = release.wait("loses", "condition=Ready", 600)["status"]
+    status = release.wait("loses", "condition=Ready")["status"]
 
     assert status["clips"]["succeeded"] == len(undisturbed["outputs"]) == 8
     assert digests_of(status) == digests_of(undisturbed)

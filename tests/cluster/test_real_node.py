@@ -7,7 +7,7 @@ import pytest
 from tests.cluster.node import GPU
 from tests.cluster.real import RealCluster
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(3600)
 
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -24,7 +24,7 @@ GREETING = b"from the tests\n"
 def namespace(real_node: RealCluster) -> str:
     real_node.kubectl("create", "namespace", "harness")
     real_node.kubectl("label", "namespace", "harness", "pod-security.kubernetes.io/enforce=restricted")
-    real_node.kubectl("wait", "serviceaccount/default", "--for=create", "--namespace=harness", "--timeout=30s")
+    real_node.kubectl("wait", "serviceaccount/default", "--for=create", "--namespace=harness", "--timeout=300s")
     return "harness"
 
 
@@ -55,7 +55,7 @@ def run_pod(cluster: RealCluster, name: str, script: str, **container: Any) -> N
 
 def wait_for_phase(cluster: RealCluster, name: str, phase: str) -> None:
     cluster.kubectl(
-        *("wait", f"pod/{name}", "--namespace=harness", f"--for=jsonpath={{.status.phase}}={phase}", "--timeout=60s")
+        *("wait", f"pod/{name}", "--namespace=harness", f"--for=jsonpath={{.status.phase}}={phase}", "--timeout=300s")
     )
 
 
@@ -73,7 +73,7 @@ def test_a_restricted_pod_runs_and_its_log_can_be_read(real_node: RealCluster) -
 def test_a_service_is_reached_by_its_name_and_address(real_node: RealCluster, namespace: str) -> None:
     run_pod(real_node, "web", "echo hello > /scratch/index.html; httpd -f -p 8080 -h /scratch")
     real_node.kubectl("expose", "pod", "web", "--port=80", "--target-port=8080", f"--namespace={namespace}")
-    real_node.kubectl("wait", "pod/web", "--for=condition=Ready", f"--namespace={namespace}", "--timeout=60s")
+    real_node.kubectl("wait", "pod/web", "--for=condition=Ready", f"--namespace={namespace}", "--timeout=300s")
     # DNS and kube-proxy learn of the Service a moment after the API server.
     find = "until ip=$(nslookup web.harness.svc.cluster.local | sed -n 's/^Address: //p'); [ $ip ]; do :; done"
     ask = "until printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc $ip 80; do :; done"
@@ -84,7 +84,7 @@ def test_a_service_is_reached_by_its_name_and_address(real_node: RealCluster, na
 
 def test_a_command_runs_in_a_running_pod(real_node: RealCluster, namespace: str) -> None:
     run_pod(real_node, "waiting", "sleep 600")
-    real_node.kubectl("wait", "pod/waiting", "--for=condition=Ready", f"--namespace={namespace}", "--timeout=60s")
+    real_node.kubectl("wait", "pod/waiting", "--for=condition=Ready", f"--namespace={namespace}", "--timeout=300s")
     assert real_node.kubectl("exec", "waiting", f"--namespace={namespace}", "--", "hostname") == "waiting\n"
 
 
@@ -114,7 +114,7 @@ def test_pretended_gpus_are_counted(real_node: RealCluster, namespace: str) -> N
     wait_for_phase(real_node, "modest", "Succeeded")
     run_pod(real_node, "greedy", "true", resources={"limits": {GPU: "1000"}})
     reason = "jsonpath={.status.conditions[?(@.type=='PodScheduled')].reason}=Unschedulable"
-    real_node.kubectl("wait", "pod/greedy", f"--for={reason}", f"--namespace={namespace}", "--timeout=30s")
+    real_node.kubectl("wait", "pod/greedy", f"--for={reason}", f"--namespace={namespace}", "--timeout=300s")
     found = json.loads(real_node.kubectl("get", "pod", "greedy", f"--namespace={namespace}", "--output=json"))
     assert f"Insufficient {GPU}" in found["status"]["conditions"][0]["message"]
 

@@ -31,7 +31,7 @@ from videogen_operator.cluster.resources import JOBS, PODS, Object, resource_of
 from videogen_operator.config import Images, OperatorConfig
 from videogen_operator.core.observed import Group
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 CONFIG = OperatorConfig(images=Images(operator="operator:1", runner="runner:1"))
 NUMBERS = count()
 

@@ -30,7 +30,7 @@ from videogen_operator.cluster.resources import (
 )
 from videogen_operator.cluster.watch import Watcher
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 POD_SPEC = {"containers": [{"name": "runner", "image": "none"}], "restartPolicy": "Never"}
 SPECS: Mapping[Resource, Object] = {
     VIDEO_GENERATIONS: {"prompts": [{"text": "a red fox"}], "runners": [{"name": "cpu", "gpu": {"count": 0}}]},

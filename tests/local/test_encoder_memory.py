@@ -10,7 +10,7 @@ import pytest
 
 from videogen_api.errors import ExitCode
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 MANIFEST = """
 apiVersion: videogen.dev/v1alpha1

@@ -21,7 +21,7 @@ from videogen_runner.roles import encode_shards
 from videogen_runner.roles.context import Clock
 from videogen_runner.weights.loading import EncoderShard
 
-DEADLINE = 120.0
+DEADLINE = 600.0
 """For what must happen, on a machine with other work."""
 
 STUCK = "stuck"

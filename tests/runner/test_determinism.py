@@ -20,7 +20,7 @@ from videogen_api.records import ClaimState
 from videogen_api.report import GenerateReport, TerminationReport
 
 STEPS = 150  # some seconds of denoising: long enough to be killed in, with a checkpoint behind
-DEADLINE = 120.0
+DEADLINE = 600.0
 TICK = 0.05
 
 Digests = list[tuple[str, str, str]]

@@ -24,7 +24,7 @@ from videogen_runner.store import NotFound, open_store
 from videogen_runner.store.records import put_record
 from videogen_runner.weights import open_weights
 
-DEADLINE = 60.0
+DEADLINE = 600.0
 
 
 @pytest.fixture

@@ -299,7 +299,7 @@ def test_a_process_at_its_limit_decodes_with_fewer_frames_at_once() -> None:
         | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -172,7 +172,7 @@ def test_the_card_is_asked_for_little_more_than_tensors_need() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=240,
+        timeout=900,
     )
     allocated, reserved = json.loads(result.stdout.splitlines()[-1])
     assert reserved <= 1.15 * allocated

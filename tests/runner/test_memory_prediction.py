@@ -37,7 +37,7 @@ def measure(*arguments: object) -> dict[str, int]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=240,
+        timeout=900,
     )
     measured: dict[str, int] = json.loads(result.stdout.splitlines()[-1])
     return measured

@@ -23,7 +23,7 @@ from videogen_runner.store.s3_clients import Clients, Limits, connect
 
 BUCKET = "videogen-test"
 ENV = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "correct-horse"}
-READY_SECONDS = 20.0
+READY_SECONDS = 300.0
 PATIENT = Limits()
 
 

@@ -276,7 +276,7 @@ def test_one_of_many_processes_wins(store: DirectoryStore, tmp_path: Path) -> No
     ]
     for process in started:
         process.start()
-    won = [results.get(timeout=60) for _ in started]
+    won = [results.get(timeout=300) for _ in started]
     for process in started:
         process.join(60)
     assert (sum(created for created, _ in won), sum(swapped for _, swapped in won)) == (1, 1)

@@ -76,7 +76,7 @@ def test_a_writer_that_is_stopped_leaves_nothing_under_a_final_name(
     ) as process:
         wait_until_written(out, process)
         process.send_signal(stop)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert process.returncode == code
     assert [path.name.split("-")[0] for path in out.iterdir()] == left
 
