@@ -258,6 +258,10 @@ def test_converting_takes_little_memory_whatever_the_size(tmp_path: Path, name: 
         else:
             save_file(tensors, folder / name)
         del tensors
-    done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert 0 <= int(done.stdout) < 100e6
+    # glibc, left alone, keeps some pieces for later, now more, now fewer.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert 0 <= int(done.stdout) < 50e6
     assert (tmp_path / "large-out" / "denoiser" / "model.safetensors").stat().st_size > 200e6
