@@ -13,11 +13,11 @@ from time import process_time
 from videogen_api.balancing import OpenClip, Worker, share_out
 from videogen_api.plan import Plan
 from videogen_api.resource import VideoGeneration, parse_resource
-from videogen_operator.cli.plan import play
 from videogen_operator.cli.tables import format_seconds, render_table
 from videogen_operator.core.defaults import Defaults
 from videogen_operator.core.fleet import Scenario
 from videogen_operator.core.planner import make_plan
+from videogen_operator.core.play import play
 from videogen_operator.core.totals import least_seconds
 
 START_SECONDS = 60.0

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import NOW, build_plan, build_resource
+from tests.core.simulated_cluster import Fate, FateOf, SimulatedCluster
 from tests.core.world import Edit, Spec, World, build_spec, cpu_pool
 
 from videogen_api.errors import ExitCode
 from videogen_api.status import FINISHED_PHASES, Phase
 from videogen_operator.cli.main import main
 from videogen_operator.core.fleet import Fleet, Scenario
-from videogen_operator.core.simulate import Fate, FateOf, Moment, SimulatedCluster, simulate
+from videogen_operator.core.simulate import Moment, simulate
 from videogen_operator.core.totals import totals_of
 from videogen_operator.core.writes import REPORT_EVERY
 

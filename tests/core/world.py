@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from tests.builders import NOW
+from tests.core.simulated_cluster import FateOf, SimulatedCluster
 
 from videogen_api.errors import InvalidInput
 from videogen_api.plan import Plan
@@ -24,7 +25,6 @@ from videogen_operator.core.observed import Group, GroupState, Observed, Observe
 from videogen_operator.core.planner import make_plan
 from videogen_operator.core.reconcile import is_new, least_shards, reconcile, settle
 from videogen_operator.core.refusal import refuse
-from videogen_operator.core.simulate import FateOf, SimulatedCluster
 from videogen_operator.core.writes import REPORT_EVERY, differs, is_news
 from videogen_operator.sync import Outcome, apply
 
