@@ -1,7 +1,8 @@
 """Sizes of the networks that a model name stands for: numbers alone, for planner, weights tools and runner.
 
 Open-Sora v1.2 pairs the T5 v1.1 XXL encoder (google/t5-v1_1-xxl) with STDiT3-XL/2 and the VAE of
-hpcai-tech/OpenSora-VAE-v1.2. `open-sora-v1.2-tiny` has the same structure at a size that a CPU runs in seconds.
+hpcai-tech/OpenSora-VAE-v1.2. `open-sora-v1.2-tiny` has the same structure at a size that a CPU runs in seconds, and so
+has `shapes`, which training/ trains to draw moving shapes (docs/shapes-model.md).
 """
 
 from collections.abc import Mapping
@@ -148,7 +149,24 @@ _TINY = Architecture(
     ),
 )
 
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({a.name: a for a in (_OPEN_SORA, _TINY)})
+# At most 12 MB a component and 24 MB in all, in bf16. Positions and timesteps are scaled by the sizes it is trained for.
+_SHAPES = Architecture(
+    name="shapes",
+    encoder=TextEncoderShape(vocab_size=512, d_model=192, d_kv=32, d_ff=512, num_layers=4, num_heads=6),
+    denoiser=DenoiserShape(depth=6, hidden_size=160, num_heads=5, caption_channels=192, input_sq_size=128),
+    vae=VaeShape(
+        spatial=SpatialVaeShape(block_out_channels=(24, 48, 64, 96), layers_per_block=1, norm_num_groups=8),
+        temporal=TemporalVaeShape(
+            filters=32,
+            num_res_blocks=1,
+            channel_multipliers=(1, 2, 2, 2),
+            temporal_downsample=_TEMPORAL_DOWNSAMPLE,
+            num_groups=8,
+        ),
+    ),
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({a.name: a for a in (_OPEN_SORA, _TINY, _SHAPES)})
 
 DEFAULT_MODEL = _OPEN_SORA.name
 

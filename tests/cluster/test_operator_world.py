@@ -28,7 +28,7 @@ MOST_REFUSED = 10
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown-model": (
         {"model": {"name": "sora-9", "weights": "builtin"}},
-        "spec.model.name: 'sora-9' is unknown; use one of open-sora-v1.2, open-sora-v1.2-tiny",
+        "spec.model.name: 'sora-9' is unknown; use one of open-sora-v1.2, open-sora-v1.2-tiny, shapes",
     ),
     "local-weights": (
         {"model": {"weights": "/weights"}},

@@ -160,7 +160,7 @@ def test_a_plan_needs_weights_storage_a_known_model_and_someone_to_work() -> Non
     assert refusal_of(model={}).startswith("spec.model.weights: missing;")
     assert refusal_of(storage={}) == "spec.storage.url: missing; say where results go: s3://bucket/path"
     assert refusal_of(model={"name": "sora", "weights": "/w"}) == (
-        "spec.model.name: 'sora' is unknown; use one of open-sora-v1.2, open-sora-v1.2-tiny"
+        "spec.model.name: 'sora' is unknown; use one of open-sora-v1.2, open-sora-v1.2-tiny, shapes"
     )
     assert refusal_of(runners=[{"name": "a", "replicas": 0}]) == (
         "spec.runners: no pool has a replica, so nothing would run; raise replicas, or set spec.suspend to pause"
