@@ -26,6 +26,16 @@ class Timings(Model):
     """Steps that the finishing process computed itself; fewer than asked for where it resumed."""
 
 
+class Stint(Model):
+    """A runner's time with a clip, as its own clock told it: seconds since 1970, kept outside every digest."""
+
+    runner: str
+    began: float
+    """When it took the clip; loading the weights for it comes after."""
+    ended: float
+    """When it was done with it, or gave the last sign of life."""
+
+
 class DoneMarker(Model):
     """A finished clip: written last, and the only thing that makes it one."""
 
@@ -44,6 +54,8 @@ class DoneMarker(Model):
     """True where memory made the runner leave the deterministic path; then the clip is within the bf16 bound."""
     runner: str
     timings: Timings
+    stints: tuple[Stint, ...] = ()
+    """Of all who worked on it, the finisher's last; empty where an earlier version made it."""
 
 
 class ClipFailure(Model):
@@ -54,6 +66,8 @@ class ClipFailure(Model):
     reason: Reason
     message: str
     runner: str
+    stints: tuple[Stint, ...] = ()
+    """As in DoneMarker; empty where the clip failed before a runner took it."""
 
 
 class ClaimState(StrEnum):
@@ -83,6 +97,12 @@ class Claim(Model):
     """Seconds of the owner's work for each predicted one; None before it has measured any."""
     too_small: tuple[str, ...] = ()
     """Pools that gave the clip back because their cards have no room for it; they do not take it again."""
+    stints: tuple[Stint, ...] = ()
+    """Of the latest owners; the last one's ends with this write. For people: nothing is decided by these clocks."""
+
+    def stints_until(self, now: float) -> tuple[Stint, ...]:
+        """The stints, with the owner's own going on to `now`."""
+        return (*self.stints[:-1], *(stint.model_copy(update={"ended": now}) for stint in self.stints[-1:]))
 
 
 class Sidecar(Model):

@@ -7,7 +7,7 @@ and every take-over raises the epoch. Losing a race is an answer here (None), no
 A runner takes what nobody holds, and what is held by nobody alive: by its own predecessors, whose processes are gone,
 and by an owner that has not renewed its claim for a whole lease. No two clocks are ever compared: the lease is
 measured by the one who takes, from when it first saw the claim's ETag. An owner that was robbed learns it with its next
-write, so that a mistake costs work and never a clip.
+write, so that a mistake costs work and never a clip. The times of day in a claim's stints are for people alone.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,13 @@ from typing import Any, Protocol
 
 from videogen_api import keys
 from videogen_api.errors import StoreUnavailable
-from videogen_api.records import Claim, ClaimState
+from videogen_api.records import Claim, ClaimState, Stint
 from videogen_runner.store import NotFound, Store
 from videogen_runner.store.records import get_record, record_bytes
 
 LEASE_SECONDS = 60.0
+# A clip that is handed back again and again, by drained nodes, must not make its claim grow without end.
+_STINTS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Held:
     clip_digest: str
     claim: Claim
     etag: str
+
+
+def _first_moment(owner: Owner, now: float) -> Stint:
+    return Stint(runner=owner.name, began=now, ended=now)
 
 
 class Claims(Protocol):
@@ -94,6 +100,7 @@ class StoredClaims:
         *,
         new_nonce: Callable[[], str],
         monotonic: Callable[[], float],
+        wall: Callable[[], float],
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._store = store
@@ -101,6 +108,7 @@ class StoredClaims:
         self._owner = owner
         self._new_nonce = new_nonce
         self._monotonic = monotonic
+        self._wall = wall
         self._lease_seconds = lease_seconds
         self._first_seen: dict[str, tuple[str, float]] = {}
         self._unsettled: dict[str, Held] = {}
@@ -148,7 +156,9 @@ class StoredClaims:
             if settled is None:
                 return None
             held = settled
-        return self._try_to_write(held, held.claim.model_copy(update={**changes, "nonce": self._new_nonce()}))
+        stints = held.claim.stints_until(self._wall())
+        claim = held.claim.model_copy(update={**changes, "stints": stints, "nonce": self._new_nonce()})
+        return self._try_to_write(held, claim)
 
     def _is_of_a_predecessor(self, claim: Claim) -> bool:
         """Of a process that has ended: of an earlier attempt, or of this index's pod before this one.
@@ -174,6 +184,10 @@ class StoredClaims:
             state=ClaimState.HELD,
             left=before.left if before and is_going_on else 1.0,
             too_small=before.too_small if before and is_going_on else (),
+            stints=(
+                *(before.stints[1 - _STINTS_KEPT :] if before and is_going_on else ()),
+                _first_moment(self._owner, self._wall()),
+            ),
         )
 
     def _try_to_write(self, held: Held, claim: Claim) -> Held | None:
@@ -203,8 +217,9 @@ class FixedShare:
     owners apart.
     """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, *, wall: Callable[[], float]) -> None:
         self._owner = owner
+        self._wall = wall
 
     def claimed(self) -> frozenset[str]:
         return frozenset()
@@ -225,6 +240,7 @@ class FixedShare:
             nonce="",
             unclean_ends=0,
             state=ClaimState.HELD,
+            stints=(_first_moment(self._owner, self._wall()),),
         )
         return Held(seen.clip_digest, claim, "")
 

@@ -8,7 +8,7 @@ import pytest
 
 from videogen_api import keys
 from videogen_api.errors import StoreDenied, StoreUnavailable
-from videogen_api.records import Claim, ClaimState
+from videogen_api.records import Claim, ClaimState, Stint
 from videogen_runner.claims import FixedShare, Held, Owner, Sighting, StoredClaims
 from videogen_runner.store import DirectoryStore, Object, Store, StoreCorrupt
 from videogen_runner.tenure import Tenure
@@ -16,6 +16,7 @@ from videogen_runner.tenure import Tenure
 CLIP = "c" * 64
 RUN = "fox-1"
 LEASE = 60.0
+NOON = 1_800_014_400.0
 
 
 class Clock:
@@ -43,6 +44,7 @@ class Run:
         attempt: int = 1,
         index: int = 0,
         monotonic: Callable[[], float] | None = None,
+        wall: Callable[[], float] = lambda: NOON,
         store: Store | None = None,
     ) -> StoredClaims:
         return StoredClaims(
@@ -51,6 +53,7 @@ class Run:
             Owner(name, pool, attempt, index),
             new_nonce=lambda: f"n{next(self._nonces)}",
             monotonic=monotonic or Clock(),
+            wall=wall,
             lease_seconds=LEASE,
         )
 
@@ -73,8 +76,12 @@ def hand_back(claims: StoredClaims, held: Held, *, unclean: bool = False, too_sm
     return Tenure(claims, held).hand_back(unclean=unclean, too_small=too_small)
 
 
-def claim(**changes: object) -> Claim:
-    plain = Claim(owner="a", pool="t4", attempt=1, index=0, epoch=1, nonce="n0", unclean_ends=0, state=ClaimState.HELD)
+def claim(owner: str = "a", *, after: tuple[str, ...] = (), **changes: object) -> Claim:
+    """A claim that goes on from these owners."""
+    plain = Claim(
+        owner=owner, pool="t4", attempt=1, index=0, epoch=1, nonce="n0", unclean_ends=0, state=ClaimState.HELD,
+        stints=tuple(Stint(runner=name, began=NOON, ended=NOON) for name in (*after, owner)),
+    )  # fmt: skip
     return plain.model_copy(update=changes)
 
 
@@ -120,21 +127,21 @@ def test_a_claim_that_was_handed_back_is_taken_with_the_next_epoch_and_counts_as
     first = run.runner("a")
     assert hand_back(first, take(first))
     assert run.stored() == claim(nonce="n1", state=ClaimState.OPEN)
-    assert take(run.runner("b")).claim == claim(owner="b", epoch=2, nonce="n2")
+    assert take(run.runner("b")).claim == claim(owner="b", after=("a",), epoch=2, nonce="n2")
 
 
 def test_a_claim_that_was_handed_back_by_a_broken_runner_counts_as_an_unclean_end(run: Run) -> None:
     first = run.runner("a")
     assert hand_back(first, take(first), unclean=True)
-    assert take(run.runner("b")).claim == claim(owner="b", epoch=2, nonce="n2", unclean_ends=1)
+    assert take(run.runner("b")).claim == claim(owner="b", after=("a",), epoch=2, nonce="n2", unclean_ends=1)
 
 
 def test_a_claim_of_an_earlier_attempt_is_taken_and_counts_as_an_unclean_end(run: Run) -> None:
     take(run.runner("a"))
     second = take(run.runner("b", attempt=2))
-    assert second.claim == claim(owner="b", attempt=2, epoch=2, nonce="n1", unclean_ends=1)
+    assert second.claim == claim(owner="b", after=("a",), attempt=2, epoch=2, nonce="n1", unclean_ends=1)
     third = take(run.runner("c", attempt=3))
-    assert third.claim == claim(owner="c", attempt=3, epoch=3, nonce="n2", unclean_ends=2)
+    assert third.claim == claim(owner="c", after=("a", "b"), attempt=3, epoch=3, nonce="n2", unclean_ends=2)
 
 
 def test_an_attempt_of_another_pool_says_nothing_about_whether_a_runner_lives(run: Run) -> None:
@@ -176,7 +183,7 @@ def test_work_that_has_ended_can_be_taken_anew_and_starts_with_a_clean_record(ru
     second = run.runner("b")
     held = take(second)
     assert Tenure(second, held).settle(state)
-    assert run.stored() == claim(owner="b", epoch=2, nonce="n3", unclean_ends=1, state=state)
+    assert run.stored() == claim(owner="b", after=("a",), epoch=2, nonce="n3", unclean_ends=1, state=state)
     assert take(run.runner("c")).claim == claim(owner="c", epoch=3, nonce="n4")
 
 
@@ -187,7 +194,7 @@ def test_a_damaged_claim_is_an_error_that_names_it(run: Run) -> None:
 
 
 def test_a_fixed_share_holds_its_clips_without_writing_anything() -> None:
-    claims = FixedShare(Owner("a", "t4", 3, 0))
+    claims = FixedShare(Owner("a", "t4", 3, 0), wall=lambda: NOON)
     held = claims.take(claims.look(CLIP))
     assert held == Held(CLIP, claim(attempt=3, epoch=3, nonce=""), "")
     assert claims.change(held) == held
@@ -205,7 +212,7 @@ def test_the_clips_that_were_ever_claimed_are_told_in_one_request(run: Run) -> N
 def test_the_pod_that_replaces_another_takes_what_it_held_at_once(run: Run) -> None:
     take(run.runner("a", index=3))
     successor = run.runner("b", index=3)
-    assert take(successor).claim == claim(owner="b", index=3, epoch=2, nonce="n1", unclean_ends=1)
+    assert take(successor).claim == claim(owner="b", after=("a",), index=3, epoch=2, nonce="n1", unclean_ends=1)
 
 
 def test_a_claim_that_does_not_change_for_a_whole_lease_is_taken_and_counts_as_an_unclean_end(run: Run) -> None:
@@ -216,7 +223,7 @@ def test_a_claim_that_does_not_change_for_a_whole_lease_is_taken_and_counts_as_a
     clock.now += LEASE - 0.1
     assert thief.take(thief.look(CLIP)) is None
     clock.now += 0.1
-    assert take(thief).claim == claim(owner="b", pool="l4", index=1, epoch=2, nonce="n1", unclean_ends=1)
+    assert take(thief).claim == claim(owner="b", after=("a",), pool="l4", index=1, epoch=2, nonce="n1", unclean_ends=1)
 
 
 def test_a_sign_of_life_begins_the_lease_anew(run: Run) -> None:
@@ -270,7 +277,7 @@ def test_what_a_claim_says_of_the_work_goes_to_the_next_owner_and_the_pace_does_
     assert held is not None
     assert hand_back(first, held)
     assert run.stored() == claim(nonce="n2", left=0.25, pace=2.0, state=ClaimState.OPEN)
-    assert take(run.runner("b")).claim == claim(owner="b", epoch=2, nonce="n3", left=0.25)
+    assert take(run.runner("b")).claim == claim(owner="b", after=("a",), epoch=2, nonce="n3", left=0.25)
 
 
 def test_a_pool_whose_cards_were_too_small_does_not_take_the_clip_again_and_another_does(run: Run) -> None:
@@ -279,7 +286,38 @@ def test_a_pool_whose_cards_were_too_small_does_not_take_the_clip_again_and_anot
     again = run.runner("b", attempt=2)
     assert again.take(again.look(CLIP)) is None
     larger = run.runner("c", pool="l4")
-    assert take(larger).claim == claim(owner="c", pool="l4", epoch=2, nonce="n2", unclean_ends=1, too_small=("t4",))
+    assert take(larger).claim == claim(
+        owner="c", after=("a",), pool="l4", epoch=2, nonce="n2", unclean_ends=1, too_small=("t4",)
+    )
+
+
+def test_a_claim_tells_when_each_owner_took_the_clip_and_when_it_gave_the_last_sign_of_life(run: Run) -> None:
+    now = Clock(NOON)
+    first, second = run.runner("a", wall=now), run.runner("b", attempt=2, wall=now)
+    held = take(first)
+    now.now = NOON + 15
+    assert first.change(held) is not None
+    now.now = NOON + 90
+    held = take(second)
+    now.now = NOON + 95
+    assert Tenure(second, held).settle(ClaimState.DONE)
+    assert run.stored().stints == (
+        Stint(runner="a", began=NOON, ended=NOON + 15),
+        Stint(runner="b", began=NOON + 90, ended=NOON + 95),
+    )
+
+
+def test_a_clip_that_is_handed_back_a_hundred_times_does_not_make_its_claim_grow(run: Run) -> None:
+    for number in range(100):
+        runner = run.runner(f"r{number}")
+        assert hand_back(runner, take(runner))
+    assert [stint.runner for stint in run.stored().stints] == [f"r{number}" for number in range(84, 100)]
+
+
+def test_a_claim_of_an_earlier_version_is_gone_on_from(run: Run) -> None:
+    plain = claim(state=ClaimState.OPEN).model_dump_json(by_alias=True, exclude={"stints"}).encode()
+    run.store.create(keys.claim(RUN, CLIP), plain)
+    assert take(run.runner("b")).claim == claim(owner="b", epoch=2, nonce="n0")
 
 
 class LossyStore(DirectoryStore):

@@ -87,7 +87,7 @@ def stop(context: RoleContext) -> None:
 
 def claims_of(store: Store, plan: Plan, name: str, *, attempt: int = 1, index: int = 0) -> StoredClaims:
     owner = Owner(name, "local", attempt, index)
-    return StoredClaims(store, plan.run, owner, new_nonce=lambda: uuid4().hex, monotonic=time.monotonic)
+    return StoredClaims(store, plan.run, owner, new_nonce=lambda: uuid4().hex, monotonic=time.monotonic, wall=time.time)
 
 
 def rob(context: RoleContext) -> tuple[StoredClaims, Held]:
@@ -116,8 +116,13 @@ def test_a_clip_is_made_and_its_marker_names_what_is_in_the_store(run: TinyRun) 
         fps=24,
         runner="generate-1-0",
         timings=marker.timings,
+        stints=marker.stints,
     )
     assert marker.timings.steps == STEPS
+    [stint] = marker.stints
+    spent = marker.timings
+    assert stint.runner == "generate-1-0"
+    assert stint.ended - stint.began >= spent.encode + spent.denoise + spent.decode + spent.write
     assert (is_intact(run.store, marker.video), is_intact(run.store, marker.latents)) == (True, True)
     assert run.checkpoints() == [(1, 0, STEPS)]
     assert claim_of(run) == (ClaimState.DONE, 1, 0)
@@ -226,6 +231,7 @@ def test_a_stop_checkpoints_the_last_step_and_hands_the_clip_back(
     report = run.generate()
     assert (report.finished, report.resumed, report.steps) == (1, 1, STEPS - step)
     assert content(marker_of(run)) == content(undisturbed)
+    assert [stint.runner for stint in marker_of(run).stints] == ["generate-1-0", "generate-1-0"]
     assert claim_of(run) == (ClaimState.DONE, 2, 0)
 
 
@@ -408,7 +414,9 @@ def test_a_reference_that_has_changed_fails_its_clip_and_the_runner_goes_on(tmp_
         reason=Reason.INVALID_INPUT,
         message=failure.message,
         runner="generate-1-0",
+        stints=failure.stints,
     )
+    assert [stint.runner for stint in failure.stints] == ["generate-1-0"]
     assert "picture.png has sha256" in failure.message
     assert claim_of(run) == (ClaimState.FAILED, 1, 0)
     assert run.marker(owl) is not None

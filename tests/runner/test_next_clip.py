@@ -60,6 +60,7 @@ class World:
             Owner(name, pool, attempt, index),
             new_nonce=lambda: str(next(self._nonces)),
             monotonic=self.look_at_clock,
+            wall=lambda: 0.0,
             lease_seconds=LEASE,
         )
 

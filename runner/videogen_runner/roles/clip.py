@@ -203,7 +203,14 @@ class ClipWork:
         )
         self.is_adapted = generator.is_adapted
         marker = build_marker(
-            self._tenure.held, frames_FHWC, fps, video, latents, timings, is_adapted=generator.is_adapted
+            self._tenure.held,
+            frames_FHWC,
+            fps,
+            video,
+            latents,
+            timings,
+            is_adapted=generator.is_adapted,
+            now=self._workshop.context.clock.wall(),
         )
         if not write_marker(self._store, marker, self._seen, conditional=self._workshop.inputs.claims):
             log.info("clip %s was finished by another runner at the same time", self._clip.name)

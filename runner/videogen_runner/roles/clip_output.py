@@ -64,8 +64,9 @@ def build_marker(
     timings: Timings,
     *,
     is_adapted: bool,
+    now: float,
 ) -> DoneMarker:
-    """The marker of a clip whose files are all in the store."""
+    """The marker of a clip whose files are all in the store; `now` in seconds since 1970."""
     frames, height, width, _ = frames_FHWC.shape
     return DoneMarker(
         clip_digest=held.clip_digest,
@@ -80,4 +81,5 @@ def build_marker(
         adapted=is_adapted,
         runner=held.claim.owner,
         timings=timings,
+        stints=held.claim.stints_until(now),
     )

@@ -72,7 +72,7 @@ class _Runner:
         self._pool = pool
         self._owner = owner
         self._times = times
-        self._claims: Claims = FixedShare(owner)
+        self._claims: Claims = FixedShare(owner, wall=context.clock.wall)
         if inputs.claims:
             self._claims = StoredClaims(
                 context.store,
@@ -80,6 +80,7 @@ class _Runner:
                 owner,
                 new_nonce=lambda: uuid4().hex,
                 monotonic=context.clock.monotonic,
+                wall=context.clock.wall,
                 lease_seconds=times.lease,
             )
         self._next = NextClip(
@@ -156,7 +157,12 @@ class _Runner:
         log.error("clip %s cannot be made: %s", clip.name, message)
         clip_digest = tenure.held.clip_digest
         failure = ClipFailure(
-            clip=clip.name, clip_digest=clip_digest, reason=reason, message=message, runner=self._owner.name
+            clip=clip.name,
+            clip_digest=clip_digest,
+            reason=reason,
+            message=message,
+            runner=self._owner.name,
+            stints=tenure.held.claim.stints_until(self._context.clock.wall()),
         )
         put_record(self._context.store, keys.clip_failure(self._context.plan.run, clip_digest), failure)
         self._settle(tenure, ClaimState.FAILED)
