@@ -276,8 +276,8 @@ class VideoGenerationStatus(Model):
     late_starts: tuple[str, ...] = ()
     """Attempts that were given up because their pods did not start in time."""
     least_shards: int = 1
-    """Shards that the encoder needs at least: half as many again as an attempt had that ran out of memory. A retry forgets
-    it, for cards may have changed; what is encoded already needs no encoder."""
+    """Shards that the encoder needs at least: half as many again as an attempt had that ran out of memory. A retry
+    forgets it, for cards may have changed; what is encoded already needs no encoder."""
     gave_way: int = 0
     """The preflight attempt in whose round runners left their cards to the encoder, to return after it; 0: none."""
     found: Findings | None = None

@@ -23,6 +23,7 @@ from videogen_runner.store import DirectoryStore, NotFound
 from videogen_runner.store.tensors import get_tensors
 from videogen_runner.weights.components import Component
 from videogen_runner.weights.loading import load_encoder
+from videogen_runner.weights.location import LocalWeights
 from videogen_runner.weights.random_weights import PRESETS, write_random
 
 FOX, OWL = "A red Fox &amp; snow, aesthetic score: 6.5.", "an owl"
@@ -47,7 +48,7 @@ def key_of(run: TinyRun, text: str) -> str:
 def test_every_text_is_encoded_once_cleaned_and_at_its_own_length(run: TinyRun, tiny_weights: Path) -> None:
     report = run.encode()
     assert (report.encoded, report.truncated) == (2, ())
-    encoder = load_encoder(tiny_weights / Component.ENCODER, device="cpu", dtype=torch.float32)
+    encoder = load_encoder(LocalWeights(tiny_weights), device="cpu", dtype=torch.float32)
     for text in (FOX, OWL):
         expected_LC = encoder.encode(clean_caption(text)).y_LC
         assert torch.equal(embeddings_of(run).read(text), expected_LC)
@@ -64,7 +65,7 @@ def test_an_embedding_is_stored_in_the_dtype_that_it_was_computed_in(
     half.encode()
     y_LC = embeddings_of(half).read(OWL)
     assert y_LC.dtype == getattr(torch, dtype)
-    encoder = load_encoder(tiny_weights / Component.ENCODER, device="cpu", dtype=getattr(torch, dtype))
+    encoder = load_encoder(LocalWeights(tiny_weights), device="cpu", dtype=getattr(torch, dtype))
     assert torch.equal(y_LC.float(), encoder.encode(OWL).y_LC)
     assert not embeddings_of(run).is_stored(OWL)
 

@@ -18,6 +18,7 @@ from videogen_api.errors import WeightsInvalid, WeightsMissing
 from videogen_runner.models.registry import blueprint_of
 from videogen_runner.weights.components import Component
 from videogen_runner.weights.loading import load_denoiser, load_encoder, load_vae
+from videogen_runner.weights.location import LocalWeights
 from videogen_runner.weights.tensor_files import TensorSpec
 
 TINY = architecture_of("open-sora-v1.2-tiny")
@@ -26,7 +27,7 @@ FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures" / "opensora-v1.2" /
 
 def load(root: Path, component: Component, dtype: torch.dtype = torch.float32, **options: Any) -> nn.Module:
     if component is Component.ENCODER:
-        shard = load_encoder(root / component, device="cpu", dtype=dtype, **options).shard
+        shard = load_encoder(LocalWeights(root), device="cpu", dtype=dtype, **options).shard
         # The shard has no embedding but reads rows of it: all of them, here.
         vocab_size = json.loads((root / component / "config.json").read_text())["vocab_size"]
         return nn.ModuleDict(

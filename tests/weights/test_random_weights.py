@@ -12,6 +12,7 @@ from videogen_api.errors import InvalidInput
 from videogen_runner.models.opensora.tokenizer import load_tokenizer
 from videogen_runner.weights.components import Component
 from videogen_runner.weights.loading import load_denoiser, load_encoder, load_vae
+from videogen_runner.weights.location import LocalWeights
 from videogen_runner.weights.made_up_tokenizer import write_tokenizer
 from videogen_runner.weights.random_weights import PRESETS, write_random
 
@@ -62,7 +63,7 @@ def test_fixed_tensors_hold_their_true_values(original: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_random_weights_keep_every_stage_finite_and_of_the_size_of_one(original: Path, dtype: torch.dtype) -> None:
-    encoder = load_encoder(original / "encoder", device="cpu", dtype=dtype)
+    encoder = load_encoder(LocalWeights(original), device="cpu", dtype=dtype)
     denoiser = load_denoiser(original / "denoiser", device="cpu", dtype=dtype)
     vae = load_vae(original / "vae", device="cpu", dtype=torch.float32)
     y_LC = encoder.encode(TEXTS[0]).y_LC
@@ -77,7 +78,7 @@ def test_random_weights_keep_every_stage_finite_and_of_the_size_of_one(original:
 
 
 def test_prompts_make_a_difference(original: Path) -> None:
-    encoder = load_encoder(original / "encoder", device="cpu", dtype=torch.float32)
+    encoder = load_encoder(LocalWeights(original), device="cpu", dtype=torch.float32)
     denoiser = load_denoiser(original / "denoiser", device="cpu", dtype=torch.float32)
     noise = torch.randn(1, 4, 5, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

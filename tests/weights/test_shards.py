@@ -62,7 +62,7 @@ def test_any_number_of_shards_gives_the_bits_of_the_whole_encoder(
     opened: Opener, original: Path, dtype: torch.dtype
 ) -> None:
     weights = opened(original)
-    expected_LC = encode([load_encoder(original / "encoder", device="cpu", dtype=dtype, architecture=TINY).shard])
+    expected_LC = encode([load_encoder(LocalWeights(original), device="cpu", dtype=dtype, architecture=TINY).shard])
     for shards in range(1, TINY.encoder.num_layers + 1):
         assert torch.equal(encode([load(weights, shard, shards, dtype) for shard in range(shards)]), expected_LC)
 
@@ -175,6 +175,18 @@ def test_rows_of_the_embedding_are_read_once_and_neighbours_together(original: P
     assert store.ranges == []
     with pytest.raises(IndexError, match=r"token ids must lie between 0 and 511: \[512\]"):
         rows([512])
+
+
+def test_a_whole_encoder_is_read_from_the_store_and_leaves_no_tensor_on_the_disk(
+    original: Path, tmp_path: Path
+) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    for path in (original / "encoder").iterdir():
+        store.put(f"encoder/{path.name}", path.read_bytes())
+    far = load_encoder(StoredWeights(store, tmp_path / "cache"), device="cpu", dtype=torch.float32, architecture=TINY)
+    near = load_encoder(LocalWeights(original), device="cpu", dtype=torch.float32, architecture=TINY)
+    assert torch.equal(far.encode("a red fox").y_LC, near.encode("a red fox").y_LC)
+    assert [path.name for path in (tmp_path / "cache").rglob("*.safetensors")] == []
 
 
 PEAK = """

@@ -60,9 +60,8 @@ def _load(context: RoleContext, inputs: Inputs, compute: ComputeThread) -> TextE
     context.progress.update(device=str(device))
 
     def load() -> TextEncoder:
-        weights = checked_weights(context, inputs, Component.ENCODER)
         return load_encoder(
-            weights.folder(Component.ENCODER),
+            checked_weights(context, inputs, Component.ENCODER),
             device=device,
             dtype=torch_dtype(plan.encoder.dtype),
             architecture=architecture_of(plan.model.name),

@@ -1,9 +1,9 @@
 """From files to modules, tensor by tensor: the host never holds more than the module and one piece of a tensor.
 
-Each function takes the folder of one component (`Weights.folder`) and, where the caller knows which model the plan
-counts with, its `architecture`, which the folder's sizes must then equal. All raise WeightsMissing or WeightsInvalid
-naming file and tensor before anything is read. A shard of the encoder also takes weights that are in a store, and reads
-its own tensors there; what it reads is compared with the digests that are recorded.
+Denoiser and VAE are read from the folder of their component (`Weights.folder`). The encoder and its shards read their
+own tensors where they are, in a folder or in a store, and compare them with the digests that are recorded. Where the
+caller knows which model the plan counts with, it gives its `architecture`, which the sizes must then equal. All raise
+WeightsMissing or WeightsInvalid naming file and tensor before anything is read.
 """
 
 from dataclasses import dataclass
@@ -46,17 +46,17 @@ def load_vae(
 
 
 def load_encoder(
-    folder: Path,
+    weights: Weights,
     *,
     device: torch.device | str,
     dtype: torch.dtype,
     architecture: Architecture | None = None,
     spread: bool = False,
 ) -> TextEncoder:
-    """The text encoder and its tokenizer; as a shard that holds all blocks."""
-    files = find_files(folder, Component.ENCODER)
+    """The text encoder and its tokenizer; as a shard that holds all blocks, read as by `load_encoder_shard`."""
+    files = weights.files(Component.ENCODER)
     shard = _load_shard(files, architecture, (0, 1), torch.device(device), dtype, spread)
-    return TextEncoder(shard, load_tokenizer(folder))
+    return TextEncoder(shard, load_tokenizer(files.folder))
 
 
 def load_encoder_shard(
