@@ -2,13 +2,14 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 from tests.runner.role_contexts import build_variables, changed
 from tests.runner.tiny_model import TinyRun
@@ -19,6 +20,7 @@ from videogen_api.report import TerminationReport
 from videogen_runner import main as runner
 from videogen_runner.roles import encode_shards
 from videogen_runner.roles.context import Clock
+from videogen_runner.shards.rendezvous import Meeting
 from videogen_runner.weights.loading import EncoderShard
 
 DEADLINE = 600.0
@@ -53,7 +55,9 @@ class HangingShard:
         return self._shard.run_blocks(x_LC)
 
 
-def run_shard(variables: Mapping[str, str], listener: socket.socket | None, log: Path, hangs: Path | None) -> None:
+def run_shard(
+    variables: Mapping[str, str], listener: socket.socket | None, log: Path, hangs: Path | None, stops: bool
+) -> None:
     """A process from here on, as `python -m videogen_runner.main` is."""
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
     runner._log_to_stderr()
@@ -62,6 +66,15 @@ def run_shard(variables: Mapping[str, str], listener: socket.socket | None, log:
     if hangs is not None:
         load, told = encode_shards.load_encoder_shard, hangs
         encode_shards.load_encoder_shard = lambda *arguments, **options: HangingShard(load(*arguments, **options), told)
+    if stops:
+        join = encode_shards.join_shards
+
+        def join_and_stop(*arguments: Any) -> Meeting:
+            meeting = join(*arguments)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return meeting
+
+        encode_shards.join_shards = join_and_stop
     os._exit(runner.main(variables, Clock()))
 
 
@@ -69,14 +82,23 @@ class Group:
     """The shards of one attempt; ends them all when the test is over."""
 
     def __init__(
-        self, context: ForkServerContext, run: TinyRun, shards: int, *, attempt: int = 1, hanging: int | None = None
+        self,
+        context: ForkServerContext,
+        run: TinyRun,
+        shards: int,
+        *,
+        attempt: int = 1,
+        hanging: int | None = None,
+        stopping: int | None = None,
     ) -> None:
-        """`hanging` is a shard that stops in the middle of a text."""
+        """`hanging` is a shard that hangs in the middle of a text; `stopping` one that SIGSTOP reaches right after the
+        meeting."""
         self.plan = changed(run.plan, encoder=run.plan.encoder.model_copy(update={"shards": shards}))
         self.folder = run.folder / f"group-{shards}-{attempt}"
         self.shards = range(shards)
         self._context = context
         self._hanging = hanging
+        self._stopping = stopping
         self._attempt = attempt
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._processes: dict[int, ForkServerProcess] = {}
@@ -116,13 +138,14 @@ class Group:
                     self._listener if shard == 0 else None,
                     folder / "log",
                     self.folder / STUCK if shard == self._hanging else None,
+                    shard == self._stopping,
                 ),
             )
             self._processes[shard].start()
         return self
 
     def wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Returns when it is; the end of a shard, or two minutes, fail the test."""
+        """Returns when it is; the end of a shard, or too long a time, fail the test."""
         deadline = time.monotonic() + DEADLINE
         while not is_so():
             assert time.monotonic() < deadline, "the group did not come to where the test wants it"
@@ -134,6 +157,11 @@ class Group:
     def is_stuck(self) -> bool:
         """Whether the hanging shard hangs."""
         return (self.folder / STUCK).exists()
+
+    def is_stopped(self, shard: int) -> bool:
+        """Whether SIGSTOP has reached it."""
+        status = Path(f"/proc/{self._processes[shard].pid}/status").read_text()
+        return any(line.startswith("State:\tT") for line in status.splitlines())
 
     def signal(self, shard: int, number: int) -> None:
         pid = self._processes[shard].pid

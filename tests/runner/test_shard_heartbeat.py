@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -92,6 +92,28 @@ def test_nobody_leaves_before_all_are_done_and_then_nobody_is_lost(links: Links)
             assert not thread.is_alive()
         for beat in beats:
             beat.raise_if_lost()
+
+
+def fill(link: socket.socket) -> None:
+    """Until not one more byte fits."""
+    link.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            link.send(b"beat\n")
+
+
+def test_done_is_said_again_to_a_shard_whose_connection_was_too_full_for_it(links: Links) -> None:
+    ours, theirs = links[0][1], links[1][0]
+    fill(ours)
+    theirs.setblocking(False)
+    with Heartbeat({1: ours}) as beat:
+        waiting = threading.Thread(target=beat.finish)
+        waiting.start()
+        waiting.join(1.5 * BEAT_SECONDS)
+        with Heartbeat({0: theirs}) as other:  # reads from now on
+            other.finish()
+        waiting.join(DEADLINE)
+        assert not waiting.is_alive()
 
 
 def test_whoever_waits_for_the_end_hears_of_a_loss(links: Links) -> None:
