@@ -125,15 +125,19 @@ def test_a_shard_that_is_killed_takes_the_others_along(processes: ForkServerCont
     assert encode.run(run.context(Stage.ENCODE, attempt=2)).encoded == len(TEXTS) - 1
 
 
+def assert_others_miss_the_third_in_time(group: Group) -> None:
+    started = time.monotonic()
+    assert group.codes(0, 1) == {0: ExitCode.PEER_LOST, 1: ExitCode.PEER_LOST}
+    assert time.monotonic() - started < PROMISED_SECONDS
+    messages = {group.report(shard).message for shard in (0, 1)}
+    assert "shard 2 has said nothing for 10 s" in " ".join(messages)
+
+
 def test_a_shard_that_is_half_dead_takes_the_others_along_in_time(processes: ForkServerContext, run: TinyRun) -> None:
     with Group(processes, run, 3, hanging=1).start() as group:
         group.wait_until(lambda: group.is_stuck and len(embeddings(run)) == 1)
-        started = time.monotonic()
         group.signal(2, signal.SIGSTOP)
-        assert group.codes(0, 1) == {0: ExitCode.PEER_LOST, 1: ExitCode.PEER_LOST}
-        assert time.monotonic() - started < PROMISED_SECONDS
-        messages = {group.report(shard).message for shard in (0, 1)}
-        assert "shard 2 has said nothing for 10 s" in " ".join(messages)
+        assert_others_miss_the_third_in_time(group)
 
 
 def test_a_shard_that_is_stopped_right_after_the_meeting_takes_the_others_along_in_time(
@@ -141,11 +145,7 @@ def test_a_shard_that_is_stopped_right_after_the_meeting_takes_the_others_along_
 ) -> None:
     with Group(processes, run, 3, stopping=2).start() as group:
         group.wait_until(lambda: group.is_stopped(2))
-        started = time.monotonic()
-        assert group.codes(0, 1) == {0: ExitCode.PEER_LOST, 1: ExitCode.PEER_LOST}
-        assert time.monotonic() - started < PROMISED_SECONDS
-        messages = {group.report(shard).message for shard in (0, 1)}
-        assert "shard 2 has said nothing for 10 s" in " ".join(messages)
+        assert_others_miss_the_third_in_time(group)
 
 
 def test_a_shard_that_is_told_to_stop_makes_the_others_stop_too_and_nobody_is_blamed(
