@@ -92,10 +92,19 @@ def build_inputs(plan: Plan) -> Inputs:
     )
 
 
-def finish_clip(store: Store, plan: Plan, inputs: Inputs, clip: Clip, suffix: str = "mp4") -> DoneMarker:
-    """Puts the clip's video, latents and done marker into the store, as generate leaves them."""
+def finish_clip(
+    store: Store,
+    plan: Plan,
+    inputs: Inputs,
+    clip: Clip,
+    suffix: str = "mp4",
+    *,
+    video: bytes | None = None,
+    **changes: Any,
+) -> DoneMarker:
+    """Puts the clip's video, latents and done marker, with `changes`, into the store, as generate leaves them."""
     digest = plan.clip_digest(clip, inputs)
-    video, latents = f"video of {clip.seed}".encode(), f"latents of {clip.seed}".encode()
+    video, latents = video or f"video of {clip.seed}".encode(), f"latents of {clip.seed}".encode()
     video_sha256 = hashlib.sha256(video).hexdigest()
     video_file = StoredFile(key=keys.clip_video(digest, 1, video_sha256, suffix), bytes=len(video), sha256=video_sha256)
     latents_sha256 = hashlib.sha256(latents).hexdigest()
@@ -118,6 +127,6 @@ def finish_clip(store: Store, plan: Plan, inputs: Inputs, clip: Clip, suffix: st
         fps=plan.video.fps,
         runner="local-0",
         timings=Timings(encode=0.5, denoise=3.0, decode=0.25, write=0.25, steps=4),
-    )
+    ).model_copy(update=changes)
     put_record(store, keys.clip_done(digest), marker)
     return marker

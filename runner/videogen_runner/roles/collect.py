@@ -17,7 +17,7 @@ from videogen_api.report import ClipFailureLine, CollectReport, RunnerState
 from videogen_api.status import Output
 from videogen_runner.compute import ComputeThread
 from videogen_runner.done import is_intact, look_for_marker
-from videogen_runner.page import render_page
+from videogen_runner.page import files_beside, render_page
 from videogen_runner.roles.context import RoleContext
 from videogen_runner.roles.inputs import read_inputs
 from videogen_runner.roles.parallel import map_in_threads
@@ -62,7 +62,8 @@ def _collect(context: RoleContext) -> CollectReport:
             )
         ),
     )
-    _put_if_changed(store, keys.page(plan.namespace, plan.name), render_page(manifest).encode())
+    page = render_page(manifest, files_beside(manifest))
+    _put_if_changed(store, keys.page(plan.namespace, plan.name), page.encode())
     _put_if_changed(store, keys.manifest(plan.run), canonical_json(manifest.model_dump(mode="json", by_alias=True)))
     _remove_old_copies(store, manifest)
     for result in found:
