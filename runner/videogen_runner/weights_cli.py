@@ -15,7 +15,7 @@ from videogen_api.architecture import ARCHITECTURES, architecture_of
 from videogen_api.errors import ExitCode, Interrupted, VideogenError
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-_PRESETS = ("tiny", "xl")
+_PRESETS = ("tiny", "shapes", "xl")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect)
 
     random = commands.add_parser("random", help="write weights that make noise, for tests and timing")
-    random.add_argument("--preset", choices=_PRESETS, required=True, help="tiny: 16 MB; xl: full size, 13.5 GB")
+    random.add_argument(
+        "--preset", choices=_PRESETS, required=True, help="tiny: 16 MB; shapes: 23 MB; xl: full size, 13.5 GB"
+    )
     random.add_argument("--out", type=Path, required=True, help="weights directory to write")
     random.add_argument("--seed", type=int, default=0)
     random.set_defaults(run=_random)

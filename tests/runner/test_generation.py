@@ -7,6 +7,7 @@ from tests.runner.small_models import CONDITIONED, PICTURES, PLAIN, Workshop, bu
 from videogen_api.video import total_frames
 from videogen_runner.models.opensora.draws import SeededDraws
 from videogen_runner.models.opensora.generation import ClipGenerator, ClipState, Placement
+from videogen_runner.models.opensora.sampler import timesteps
 from videogen_runner.models.opensora.stdit3 import STDiT3
 from videogen_runner.models.opensora.vae import VideoAutoencoder
 
@@ -115,3 +116,18 @@ def test_a_model_in_bf16_starts_from_noise_in_bf16_and_goes_on_in_fp32(workshop:
 def test_loops_without_a_text_of_their_own_are_refused(denoiser: STDiT3, vae: VideoAutoencoder) -> None:
     with pytest.raises(ValueError, match="2 loops need as many text embeddings, not 1"):
         ClipGenerator(denoiser, vae, CONDITIONED, [torch.zeros(3, 6)], SeededDraws(5))
+
+
+@pytest.mark.parametrize("base_size", [16, 512])
+def test_timesteps_are_scaled_by_the_base_size_of_the_model(base_size: int) -> None:
+    denoiser = build_denoiser()
+    denoiser.config = replace(denoiser.config, input_sq_size=base_size)
+    torch.nn.init.zeros_(denoiser.final_layer.linear.weight)
+    torch.nn.init.ones_(denoiser.final_layer.linear.bias)
+    workshop = Workshop(denoiser, build_vae())
+    info = workshop.build(PLAIN).info
+    before, after = workshop.run(PLAIN)[:2]
+    first, second = timesteps(PLAIN.num_steps, info, base_size=base_size)[:2, 0].tolist()
+    # The velocity is 1 everywhere.
+    moved = after.z_BCTHW - before.z_BCTHW
+    assert torch.allclose(moved, torch.full_like(moved, (first - second) / 1000), atol=1e-5)

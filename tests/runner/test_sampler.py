@@ -151,3 +151,9 @@ def test_guidance_in_two_passes_is_guidance_in_one_batch() -> None:
         expected = expected if mask is None else expected * mask[:, None, :, None, None]
         assert torch.equal(one(z_BCTHW, t_B, mask), expected)
         assert torch.equal(two(z_BCTHW, t_B, mask), expected)
+
+
+def test_a_model_with_a_smaller_base_moves_its_timesteps_as_the_released_one_does_at_a_larger_size() -> None:
+    quarter = ClipInfo.build((128, 256), 51, 24, torch.float32)
+    whole = ClipInfo.build((512, 1024), 51, 24, torch.float32)
+    assert torch.equal(timesteps(10, quarter, base_size=128), timesteps(10, whole))

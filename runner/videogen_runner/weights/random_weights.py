@@ -41,6 +41,7 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = {
     "tiny": Preset("open-sora-v1.2-tiny", dict.fromkeys(Component, "F32")),
+    "shapes": Preset("shapes", dict.fromkeys(Component, "BF16")),
     "xl": Preset("open-sora-v1.2", {Component.ENCODER: "BF16", Component.DENOISER: "BF16", Component.VAE: "F32"}),
 }
 

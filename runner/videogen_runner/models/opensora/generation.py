@@ -147,7 +147,8 @@ class ClipGenerator:
         return ClipState(loop, 0, z_CTHW[None].float(), mask_T[None], references, finished)
 
     def _denoise(self, state: ClipState) -> Iterator[ClipState]:
-        steps = plan_steps(timesteps(self.request.num_steps, self.info), state.mask_BT)
+        t_IB = timesteps(self.request.num_steps, self.info, base_size=self.denoiser.config.input_sq_size)
+        steps = plan_steps(t_IB, state.mask_BT)
         shape = tuple(state.z_BCTHW.shape[1:])
 
         def noise(step: int) -> Tensor:

@@ -22,7 +22,8 @@ from torch import Tensor
 from videogen_api.video import CHUNK_FRAMES, CHUNK_LATENTS, IMAGE_FPS
 
 NUM_TIMESTEPS = 1000
-BASE_PIXELS = 512 * 512
+BASE_SIZE = 512
+"""Side, in pixels, of the square still image whose timesteps stay where they are; a model's config gives its own."""
 
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (z_BCTHW, t_B, x_mask_BT) -> pred_BKTHW
 Velocity = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (z_BCTHW, t_B, x_mask_BT) -> v_BCTHW
@@ -47,7 +48,9 @@ class ClipInfo:
         return cls(*(torch.full((batch,), value, dtype=dtype) for value in values))
 
 
-def timesteps(num_steps: int, info: ClipInfo, *, transform: bool = True, discrete: bool = False) -> Tensor:
+def timesteps(
+    num_steps: int, info: ClipInfo, *, base_size: int = BASE_SIZE, transform: bool = True, discrete: bool = False
+) -> Tensor:
     """The flow time at which each step starts: t_IB, fp32, on the host.
 
     `discrete` rounds to whole timesteps before the transform. 2 to 16 frames have no valid timesteps: the first is NaN.
@@ -56,10 +59,10 @@ def timesteps(num_steps: int, info: ClipInfo, *, transform: bool = True, discret
     if discrete:
         times = [float(round(t)) for t in times]
     t_IB = torch.tensor(times, dtype=torch.float32)[:, None].expand(-1, len(info.height_B))
-    return transform_timesteps(t_IB, info) if transform else t_IB.clone()
+    return transform_timesteps(t_IB, info, base_size) if transform else t_IB.clone()
 
 
-def transform_timesteps(t_IB: Tensor, info: ClipInfo) -> Tensor:
+def transform_timesteps(t_IB: Tensor, info: ClipInfo, base_size: int = BASE_SIZE) -> Tensor:
     """t' = 1000 * r u / (1 + (r - 1) u), u = t / 1000, with r the square root of pixels and latent frames.
 
     r is computed in the dtype of `info`, the rest in fp32, in exactly this order: released results depend on the last
@@ -70,7 +73,7 @@ def transform_timesteps(t_IB: Tensor, info: ClipInfo) -> Tensor:
         x.float() if x.dtype == torch.float16 else x
         for x in (info.height_B, info.width_B, info.num_frames_B)
     )
-    space_B = (height_B * width_B / BASE_PIXELS).sqrt()
+    space_B = (height_B * width_B / base_size**2).sqrt()
     latents_B = torch.where(num_frames_B == 1, 1, num_frames_B // CHUNK_FRAMES * CHUNK_LATENTS)
     ratio_B = space_B * latents_B.sqrt()
     u_IB = t_IB / NUM_TIMESTEPS
