@@ -99,13 +99,37 @@ def pose(item: Object, frame: int, num_frames: int) -> Pose:
     return Pose(x, y, radius, angle)
 
 
+@dataclass(frozen=True)
+class Layer:
+    """Objects of one shape that are drawn together, at most one of each clip."""
+
+    shape: Shape
+    clips_N: Tensor
+    colours_N3: Tensor
+    poses_NT4: Tensor  # x, y, radius, and the angle of the first corner, clockwise from the x axis
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Clips as numbers, of any size in pixels: what takes Python's time is done, and may be done elsewhere."""
+
+    num_frames: int
+    backgrounds_B23: Tensor  # at the top, at the bottom
+    layers: tuple[Layer, ...]
+
+
 def render(
     scenes: Sequence[Scene], num_frames: int, height: int, width: int, *, device: torch.device | str = "cpu"
 ) -> Tensor:
     """The clips, B 3 T H W, float32 in [-1, 1]. Raises ValueError where there is nothing to draw."""
-    if not scenes or min(num_frames, height, width) < 1:
-        raise ValueError("a clip needs a scene, a frame, a height and a width; give at least one of each")
-    video_BCTHW = _backgrounds(scenes, height, device)[:, :, None, :, None].repeat(1, 1, num_frames, 1, width)
+    return draw(plan_drawing(scenes, num_frames), height, width, device=device)
+
+
+def plan_drawing(scenes: Sequence[Scene], num_frames: int) -> Drawing:
+    """What `draw` needs of the scenes, on the host. Raises ValueError without a scene or a frame."""
+    if not scenes or num_frames < 1:
+        raise ValueError("a clip needs a scene and a frame; give at least one of each")
+    layers = []
     for layer in range(max(len(scene.objects) for scene in scenes)):
         for shape in Shape:
             clips = [
@@ -115,36 +139,44 @@ def render(
             ]
             if clips:
                 items = [scenes[position].objects[layer] for position in clips]
-                coverage_NTHW = _coverage(shape, items, num_frames, height, width, device)[:, None]
-                colours_N3 = _levels([PALETTE[item.colour] for item in items], device)
-                index = torch.tensor(clips, device=device)
-                under_NCTHW = video_BCTHW[index]
-                video_BCTHW[index] = torch.lerp(
-                    under_NCTHW, colours_N3[:, :, None, None, None].expand_as(under_NCTHW), coverage_NTHW
-                )
+                colours_N3 = _levels([PALETTE[item.colour] for item in items])
+                layers.append(Layer(shape, torch.tensor(clips), colours_N3, _poses(items, num_frames)))
+    backgrounds_B23 = torch.stack([_levels(BACKGROUNDS[scene.background]) for scene in scenes])
+    return Drawing(num_frames, backgrounds_B23, tuple(layers))
+
+
+def draw(drawing: Drawing, height: int, width: int, *, device: torch.device | str = "cpu") -> Tensor:
+    """The clips, B 3 T H W, float32 in [-1, 1]. Raises ValueError for a size without pixels."""
+    if min(height, width) < 1:
+        raise ValueError(f"a frame of {height} x {width} pixels shows nothing; give at least one of each")
+    top_B3, bottom_B3 = drawing.backgrounds_B23.to(device).unbind(1)
+    down_H = (torch.arange(height, device=device) + 0.5) / height
+    background_BCH = torch.lerp(top_B3[:, :, None], bottom_B3[:, :, None], down_H)
+    video_BCTHW = background_BCH[:, :, None, :, None].repeat(1, 1, drawing.num_frames, 1, width)
+    for layer in drawing.layers:
+        coverage_N1THW = _coverage(layer.shape, layer.poses_NT4.to(device), height, width)[:, None]
+        colours_N3111 = layer.colours_N3.to(device)[:, :, None, None, None]
+        index_N = layer.clips_N.to(device)
+        under_NCTHW = video_BCTHW[index_N]
+        video_BCTHW[index_N] = torch.lerp(under_NCTHW, colours_N3111.expand_as(under_NCTHW), coverage_N1THW)
     return video_BCTHW
 
 
-def _levels(colours: Sequence[tuple[int, int, int]], device: torch.device | str) -> Tensor:
-    return torch.tensor(colours, device=device, dtype=torch.float32) / 127.5 - 1
+def _levels(colours: Sequence[tuple[int, int, int]]) -> Tensor:
+    return torch.tensor(colours, dtype=torch.float32) / 127.5 - 1
 
 
-def _backgrounds(scenes: Sequence[Scene], height: int, device: torch.device | str) -> Tensor:
-    """B C H."""
-    top_B3 = _levels([BACKGROUNDS[scene.background][0] for scene in scenes], device)
-    bottom_B3 = _levels([BACKGROUNDS[scene.background][1] for scene in scenes], device)
-    down_H = (torch.arange(height, device=device) + 0.5) / height
-    return torch.lerp(top_B3[:, :, None], bottom_B3[:, :, None], down_H)
-
-
-def _coverage(
-    shape: Shape, items: Sequence[Object], num_frames: int, height: int, width: int, device: torch.device | str
-) -> Tensor:
-    """How much of each pixel each object covers, N T H W in [0, 1]."""
-    poses = [[pose(item, frame, num_frames) for frame in range(num_frames)] for item in items]
-    poses_NT4 = torch.tensor(
-        [[(at.x, at.y, at.radius, at.angle + _UPRIGHT.get(shape, 0.0)) for at in row] for row in poses], device=device
+def _poses(items: Sequence[Object], num_frames: int) -> Tensor:
+    rows = [[pose(item, frame, num_frames) for frame in range(num_frames)] for item in items]
+    turned = [_UPRIGHT.get(item.shape, 0.0) for item in items]
+    return torch.tensor(
+        [[(at.x, at.y, at.radius, at.angle + turn) for at in row] for row, turn in zip(rows, turned, strict=True)]
     )
+
+
+def _coverage(shape: Shape, poses_NT4: Tensor, height: int, width: int) -> Tensor:
+    """How much of each pixel each object covers, N T H W in [0, 1]."""
+    device = poses_NT4.device
     x_NT11, y_NT11, radius_NT11, angle_NT11 = poses_NT4[..., None, None, :].unbind(-1)
     side = min(height, width)
     across_W = (torch.arange(width, device=device) + 0.5 - width / 2) / side
@@ -169,11 +201,13 @@ def signed_distance(shape: Shape, x: Tensor, y: Tensor, angle: Tensor) -> Tensor
     x, y = distance * torch.cos(folded), distance * torch.sin(folded)
     nearest = torch.full_like(x, math.inf)
     side = torch.full_like(x, -1.0)
-    for (ax, ay), (bx, by) in pairwise(corners):
+    for number, ((ax, ay), (bx, by)) in enumerate(pairwise(corners), start=2):
         along_x, along_y = bx - ax, by - ay
         part = (((x - ax) * along_x + (y - ay) * along_y) / (along_x**2 + along_y**2)).clamp(0, 1)
         nearest = torch.minimum(nearest, torch.hypot(x - ax - part * along_x, y - ay - part * along_y))
         # Seen from the centre, the edge hides what is beyond it.
-        behind = (along_x * (y - ay) - along_y * (x - ax) < 0) & (ax * y - ay * x >= 0) & (bx * y - by * x <= 0)
+        behind = (along_x * (y - ay) - along_y * (x - ax) < 0) & (ax * y - ay * x >= 0)
+        if number < len(corners):  # the last one hides all that is left: rounding may put a pixel beyond the sector
+            behind &= bx * y - by * x <= 0
         side = torch.where(behind, 1.0, side)
     return nearest * side
