@@ -94,6 +94,16 @@ def manifest(run: str) -> str:
     return f"{run_prefix(run)}manifest.json"
 
 
+def run_page(run: str) -> str:
+    """The page of a run whose copies in the folder for people have made way for those of a later run."""
+    return f"{run_prefix(run)}index.html"
+
+
+def overview() -> str:
+    """The page that leads to those of all runs."""
+    return "runs/index.html"
+
+
 def video_prefix(namespace: str, name: str) -> str:
     """The folder that people open."""
     return f"videos/{namespace}/{name}/"

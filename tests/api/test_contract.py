@@ -120,6 +120,8 @@ def test_keys_lie_where_the_design_says() -> None:
     assert keys.manifest("fox-1") == "runs/fox-1/manifest.json"
     assert keys.video("ns", "fox", "snow-42", "mp4") == "videos/ns/fox/snow-42.mp4"
     assert keys.page("ns", "fox") == "videos/ns/fox/index.html"
+    assert keys.run_page("fox-1") == "runs/fox-1/index.html"
+    assert keys.overview() == "runs/index.html"
 
 
 def test_a_checkpoints_key_is_read_back_and_the_furthest_comes_last() -> None:

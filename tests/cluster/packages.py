@@ -1,4 +1,5 @@
-"""What a real node takes from the machine: system packages, which only `make cluster-deps` installs, and root.
+"""What a real node and a real browser take from the machine: system packages, which only `make cluster-deps` installs;
+and for the node, root.
 
 `python -m tests.cluster.packages` installs what is missing. Uses nothing but the standard library.
 """
@@ -6,6 +7,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 # By what is looked for, so that another package that brings the same (Docker's containerd) is left in place.
@@ -22,11 +24,13 @@ DEBIAN = {
     "/usr/sbin/iptables": "iptables",
     "/usr/sbin/runc": "runc",
 }
+CHROMIUM, CHROMEDRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+BROWSER = {CHROMIUM: "chromium", CHROMEDRIVER: "chromium-driver"}
 
 
 def missing() -> list[str]:
-    """Names of packages."""
-    return [package for path, package in DEBIAN.items() if not Path(path).exists()]
+    """Names of packages that a node lacks."""
+    return _missing_of(DEBIAN)
 
 
 def why_no_node() -> str | None:
@@ -37,8 +41,18 @@ def why_no_node() -> str | None:
     return f"a real node needs {', '.join(packages)}: run `make cluster-deps`" if packages else None
 
 
+def why_no_browser() -> str | None:
+    """In one line; None where the pages can be looked at."""
+    packages = _missing_of(BROWSER)
+    return f"a real browser needs {', '.join(packages)}: run `make cluster-deps`" if packages else None
+
+
+def _missing_of(wanted: Mapping[str, str]) -> list[str]:
+    return [package for path, package in wanted.items() if not Path(path).exists()]
+
+
 def main() -> int:
-    packages = missing()
+    packages = [*missing(), *_missing_of(BROWSER)]
     if not packages:
         return 0
     if os.geteuid() != 0:

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from videogen_api.errors import VideogenError
 
 _INTERRUPTED = 130
+# Of the runner's: they need torch or boto3, which this process never loads.
+_RUNNER_PROGRAMS = {"weights": "videogen_runner.weights_cli", "gallery": "videogen_runner.gallery_cli"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; errors are one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments[:1] == ["weights"]:
-        # A program of the runner's: it needs torch, which this process never loads.
-        os.execv(sys.executable, [sys.executable, "-m", "videogen_runner.weights_cli", *arguments[1:]])  # noqa: S606
+    program = _RUNNER_PROGRAMS.get(arguments[0]) if arguments else None
+    if program is not None:
+        os.execv(sys.executable, [sys.executable, "-m", program, *arguments[1:]])  # noqa: S606
     parsed = _build_parser().parse_args(arguments)
     try:
         return int(parsed.command(parsed))
@@ -40,6 +42,7 @@ def _build_parser() -> argparse.ArgumentParser:
     for command in (run, plan, validate, render, crd, operator):
         command.add_parser(subparsers)
     subparsers.add_parser("weights", help="convert, inspect or make model weights", add_help=False)
+    subparsers.add_parser("gallery", help="make the pages of finished runs anew", add_help=False)
     return parser
 
 

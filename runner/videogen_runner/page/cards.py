@@ -9,7 +9,7 @@ from videogen_runner.page.html import Html, joined, link, tag
 from videogen_runner.page.timeline import stages_of
 from videogen_runner.page.words import count, duration
 
-# Browsers refuse to open more than some 75 players at a time; the script opens the others as they come into view.
+# A page of a thousand clips must not ask for all of them at once: the others load as they come into view.
 READY_AT_ONCE = 24
 _SHORT_SHA256 = 8
 

@@ -66,8 +66,7 @@ th, td { padding: .25rem .75rem .25rem 0; text-align: left; font-weight: 400; bo
 thead th { color: var(--faint) }
 """
 
-# Players run while they are seen, unless somebody stopped them or wants less motion. One that was not loaded with the
-# page lets go of its memory when it is out of sight again: browsers bound how many may be open.
+# Players run while they are seen, unless somebody stopped them or wants less motion.
 SCRIPT = """
 const seen = new Set(), stopped = new WeakSet();
 const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -78,7 +77,6 @@ const players = new IntersectionObserver(entries => {
       if (!still.matches && !stopped.has(target)) target.play().catch(() => {});
     } else if (seen.delete(target)) {
       target.pause();
-      if (target.preload === "none") target.load();
     }
   }
 }, { rootMargin: "100px" });
