@@ -10,7 +10,7 @@ from videogen_api.errors import Reason
 from videogen_api.plan import Plan
 from videogen_api.records import ClipFailure, DoneMarker, Stint, Timings
 from videogen_runner.page.timeline import Axis, Bar, Lane, Outcome, Span, StageTime, build_axis, build_lanes
-from videogen_runner.page.words import duration, offset, period
+from videogen_runner.page.words import duration, offset, period, size
 from videogen_runner.store import DirectoryStore
 
 STAGES = (
@@ -112,17 +112,19 @@ def test_a_moment_has_its_place_and_one_outside_is_at_the_edge() -> None:
 @pytest.mark.parametrize(
     ("stretches", "expected"),
     [
-        ([(0, 6)], [0, 1, 2, 3, 4, 5, 6]),
-        ([(0, 75)], [0, 15, 30, 45, 60, 75]),
-        ([(0, 5000)], [0, 1200, 2400, 3600, 4800]),
-        ([(0, 60), (36_000, 36_060)], [0, 30, 60, 36_030, 36_060]),
-        ([(0, 0)], [0]),
+        ([(0, 5)], ["0 s start", "1 s middle", "2 s middle", "3 s middle", "4 s middle", "5 s end"]),
+        ([(0, 75)], ["0 s start", "15 s middle", "30 s middle", "45 s middle", "1 min middle"]),
+        ([(0, 5000)], ["0 s start", "20 min middle", "40 min middle", "1 h middle"]),
+        # Where words would run into each other, the later ones are left out.
+        ([(0, 60), (36_031, 36_100)], ["0 s start", "30 s middle", "1 min middle", "10 h 1 min middle"]),
+        ([(0, 0)], ["0 s start"]),
     ],
 )
 def test_ticks_are_round_numbers_that_leave_each_other_room(
-    stretches: list[tuple[float, float]], expected: list[float]
+    stretches: list[tuple[float, float]], expected: list[str]
 ) -> None:
-    assert [round(seconds, 6) for _, seconds in build_axis([lane(*stretches)]).ticks()] == expected
+    ticks = build_axis([lane(*stretches)]).ticks()
+    assert [f"{tick.label} {tick.anchor}" for tick in ticks] == expected
 
 
 def test_the_drawing_has_a_link_for_each_bar_that_tells_everything(tmp_path: Path, plan: Plan) -> None:
@@ -176,12 +178,18 @@ def test_a_cut_says_how_long_nobody_worked(tmp_path: Path, plan: Plan) -> None:
         (60, "1 min 00 s", "1 min"),
         (200, "3 min 20 s", "3 min 20 s"),
         (3599.7, "1 h 00 min", "1 h"),
+        (40_025, "11 h 07 min", "11 h 7 min 5 s"),
         (5400, "1 h 30 min", "1 h 30 min"),
-        (90_000, "1 d 1 h", "1 d 1 h"),
+        (90_000, "1 d 1 h", "25 h"),
     ],
 )
 def test_times_read_as_people_say_them(seconds: float, long: str, short: str) -> None:
     assert (duration(seconds), offset(seconds)) == (long, short)
+
+
+@pytest.mark.parametrize(("num_bytes", "told"), [(0, "0 kB"), (949_517, "950 kB"), (4_700_000, "4.7 MB")])
+def test_sizes_read_as_people_say_them(num_bytes: int, told: str) -> None:
+    assert size(num_bytes) == told
 
 
 def test_a_period_names_a_day_once() -> None:

@@ -7,7 +7,7 @@ from videogen_api.records import DoneMarker, ManifestClip, Stint
 from videogen_runner.page.files import ClipFiles
 from videogen_runner.page.html import Html, joined, link, tag
 from videogen_runner.page.timeline import stages_of
-from videogen_runner.page.words import count, duration
+from videogen_runner.page.words import count, duration, size
 
 # A page of a thousand clips must not ask for all of them at once: the others load as they come into view.
 READY_AT_ONCE = 24
@@ -38,11 +38,11 @@ def render_card(plan: Plan, clip: ManifestClip, text: str, files: ClipFiles | No
 
 def render_player(name: str, path: str, done: DoneMarker, described_by: str, *, is_ready: bool) -> Html:
     """A video, or the picture where it has one frame; takes its place before it has loaded."""
-    size = {"width": done.width, "height": done.height}
+    room = {"width": done.width, "height": done.height}
     if done.frames == 1:
-        return tag("img", src=link(path), alt=f"Clip {name}", aria_describedby=described_by, **size, loading="lazy")
+        return tag("img", src=link(path), alt=f"Clip {name}", aria_describedby=described_by, **room, loading="lazy")
     return tag(
-        "video", src=link(path), **size, aria_label=f"Clip {name}", aria_describedby=described_by,
+        "video", src=link(path), **room, aria_label=f"Clip {name}", aria_describedby=described_by,
         controls=True, loop=True, muted=True, playsinline=True, preload="metadata" if is_ready else "none",
     )  # fmt: skip
 
@@ -84,7 +84,7 @@ def _lengths(done: DoneMarker) -> Iterator[Fact]:
 
 
 def _seconds(done: DoneMarker) -> Iterator[Fact]:
-    more = {"denoise": f", {count(done.timings.steps, 'step')}", "write": f", {done.video.bytes / 1000:.0f} kB"}
+    more = {"denoise": f", {count(done.timings.steps, 'step')}", "write": f", {size(done.video.bytes)}"}
     for stage in stages_of(done.timings):
         yield stage.name, f"{duration(stage.seconds)}{more.get(stage.name, '')}"
 

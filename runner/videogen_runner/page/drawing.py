@@ -9,7 +9,7 @@ from videogen_api.records import Manifest
 from videogen_runner.page.cards import card_id
 from videogen_runner.page.html import Html, tag
 from videogen_runner.page.timeline import Axis, Bar, Lane, Outcome, build_axis, build_lanes
-from videogen_runner.page.words import count, duration, offset, period
+from videogen_runner.page.words import count, duration, period
 
 # Pixels.
 _AXIS_HEIGHT = 28
@@ -19,7 +19,6 @@ _BAR_TOP = 24
 _BAR_HEIGHT = 32
 _STAGES_TOP = 22
 _STAGES_HEIGHT = _BAR_HEIGHT - _STAGES_TOP
-_LAST_TICK = 0.92
 
 _LEGEND = (
     ("encode", "VAE encode of references"),
@@ -67,11 +66,10 @@ def _drawing(lanes: tuple[Lane, ...], axis: Axis) -> Html:
 
 
 def _ticks(axis: Axis, height: int) -> Iterator[Html]:
-    for place, seconds in axis.ticks():
-        x = _percent(place)
-        anchor = "start" if place == 0 else "end" if place > _LAST_TICK else "middle"
+    for tick in axis.ticks():
+        x = _percent(tick.place)
         yield tag("line", x1=x, x2=x, y1=_AXIS_HEIGHT - 8, y2=height, class_="tick")
-        yield tag("text", offset(seconds), x=x, y=_NAME_BASELINE - 2, text_anchor=anchor, class_="faint")
+        yield tag("text", tick.label, x=x, y=_NAME_BASELINE - 2, text_anchor=tick.anchor, class_="faint")
 
 
 def _cuts(axis: Axis, height: int) -> Iterator[Html]:

@@ -8,7 +8,7 @@ from videogen_runner.page.document import render_document
 from videogen_runner.page.drawing import render_timeline
 from videogen_runner.page.files import ClipFiles
 from videogen_runner.page.html import Html, joined, tag
-from videogen_runner.page.words import count, duration
+from videogen_runner.page.words import count, duration, size
 
 _SHORT_DIGEST = 12
 
@@ -87,7 +87,7 @@ def _totals(manifest: Manifest) -> Iterator[tuple[str, str]]:
     seconds = sum(each.encode + each.denoise + each.decode + each.write for each in spent)
     yield "compute", f"{duration(seconds)}, {duration(sum(each.denoise for each in spent))} of it denoising"
     yield "workers", str(len({name for marker in done.values() for name in _workers(marker)}))
-    yield "size", f"{sum(marker.video.bytes for marker in done.values()) / 1e6:.1f} MB"
+    yield "files", size(sum(marker.video.bytes for marker in done.values()))
 
 
 def _workers(marker: DoneMarker) -> tuple[str, ...]:

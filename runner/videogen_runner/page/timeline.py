@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from videogen_api.records import Manifest, ManifestClip, Stint, Timings
+from videogen_runner.page.words import offset
 
 # Of the busy time: a gap above it is cut, and takes this share of the drawing; all gaps together at most so much.
-_GAP_SHARE = 0.25
-_GAP_SECONDS = 30.0
+_GAP_SHARE = 0.5
+_GAP_SECONDS = 60.0
 _GAP_WIDTH = 0.04
 _GAPS_WIDTH = 0.4
 # What would read as 0.0 s.
 _SHOWN_SECONDS = 0.05
-_TICKS = 6
-_TICK_DISTANCE = 0.1
+_TICKS = 5
+# On a phone.
+_CHARACTER_WIDTH = 0.02
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 
 
@@ -73,6 +75,15 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Tick:
+    """A mark on the axis; `anchor` says which end of its words is at its place, as SVG names them."""
+
+    place: float
+    label: str
+    anchor: str
+
+
+@dataclass(frozen=True)
 class Axis:
     """Spans in order; what lies between two of them is cut."""
 
@@ -96,18 +107,29 @@ class Axis:
         share = (moment - span.began) / ((span.ended - span.began) or 1.0)
         return span.left + span.width * min(1.0, max(0.0, share))
 
-    def ticks(self) -> Iterator[tuple[float, float]]:
-        """Place and seconds since the beginning: round numbers, the beginnings of spans, none too close to another."""
+    def ticks(self) -> Iterator[Tick]:
+        """Round numbers and the beginnings of spans, as far as their words leave each other room on a phone."""
         step = next((step for step in _STEPS if self.busy_seconds / step <= _TICKS), _STEPS[-1])
-        last = -1.0
+        free = 0.0
         for span in self.spans:
             first = int((span.began - self.began) // step) + 1
             rounds = (number * step for number in range(first, int((span.ended - self.began) // step) + 1))
             for seconds in (span.began - self.began, *rounds):
-                place = self.place(self.began + seconds)
-                if last < 0 or place - last >= _TICK_DISTANCE:
-                    yield place, seconds
-                    last = place
+                tick, left, right = _tick(self.place(self.began + seconds), seconds)
+                if left >= free:
+                    yield tick
+                    free = right + _CHARACTER_WIDTH
+
+
+def _tick(place: float, seconds: float) -> tuple[Tick, float, float]:
+    """With the places of its words' left and right edges."""
+    label = offset(seconds)
+    width = _CHARACTER_WIDTH * len(label)
+    if place < width / 2:
+        return Tick(place, label, "start"), place, place + width
+    if place > 1 - width / 2:
+        return Tick(place, label, "end"), place - width, place
+    return Tick(place, label, "middle"), place - width / 2, place + width / 2
 
 
 def build_lanes(manifest: Manifest) -> tuple[Lane, ...]:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_MEGABYTE = 1_000_000
 
 
 def count(number: int, noun: str) -> str:
@@ -23,10 +24,17 @@ def duration(seconds: float) -> str:
 
 
 def offset(seconds: float) -> str:
-    """A mark on an axis: `0 s`, `2.5 s`, `15 s`, `1 min`, `1 min 30 s`, `2 h`."""
+    """A mark on an axis, to the second: `0 s`, `2.5 s`, `15 s`, `1 min`, `2 h 30 s`."""
     if round(seconds, 1) < _MINUTE:
         return f"{round(seconds, 1):g} s"
-    return duration(seconds).removesuffix(" 00 s").removesuffix(" 00 min")
+    whole = round(seconds)
+    parts = ((whole // _HOUR, "h"), (whole % _HOUR // _MINUTE, "min"), (whole % _MINUTE, "s"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
+def size(num_bytes: int) -> str:
+    """`950 kB` or `4.7 MB`."""
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= _MEGABYTE else f"{num_bytes / 1e3:.0f} kB"
 
 
 def period(began: float, ended: float) -> str:
