@@ -1,8 +1,8 @@
 """Image and video files: references in, clips out. Arrays and files only; no model, no store.
 
 A video written here has the same bytes wherever it is made from the same frames: RGB becomes yuv420p in integers below,
-x264 runs on one thread, and neither stream nor container carries dates. Colours are BT.709, limited range, and the
-stream says so.
+x264 runs on one thread with instructions that all its processors have, and neither stream nor container carries dates.
+Colours are BT.709, limited range, and the stream says so.
 
 Shape suffixes: T frames, H and W pixels, C = 3 channels RGB.
 """
@@ -33,6 +33,11 @@ MAX_REFERENCE_BYTES = 2 * 1024**3
 
 # x264's constant rate factor: 0 is lossless, 23 the encoder's default; 17 is about where eyes stop seeing it.
 _QUALITY = 17
+
+# With AVX-512 x264 (165) decides by memory that it has not written, so that one process makes different files of the same
+# frames; from SSSE3 on it rounds otherwise than its own C code does. SSE2, which every x86-64 has, gives the bits of the
+# C code for a fifth more time than AVX-512. Other architectures know no such name and take what they have.
+_INSTRUCTIONS = "asm=sse2"
 
 # Luma of BT.709, and limited range: luma 16..235, chroma 16..240, in fixed point.
 _LUMA_RGB = np.array([0.2126, 0.7152, 0.0722])
@@ -101,7 +106,8 @@ def write_mp4(path: Path, frames_THWC: Pixels, fps: float) -> None:
     # The smallest fraction that is this number: 24000/1001 for 23.976023976...
     rate = Fraction(fps).limit_denominator(1001)
     with _atomically(path) as temporary, _open_mp4(temporary) as container:
-        stream = container.add_stream("libx264", rate, {"crf": str(_QUALITY), "preset": "medium", "flags": "+bitexact"})
+        options = {"crf": str(_QUALITY), "preset": "medium", "flags": "+bitexact", "x264-params": _INSTRUCTIONS}
+        stream = container.add_stream("libx264", rate, options)
         codec = stream.codec_context
         codec.thread_count = 1
         codec.width, codec.height, codec.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
