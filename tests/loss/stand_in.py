@@ -24,7 +24,7 @@ class StandInDenoiser(nn.Module):
 
     dtype = torch.float32
     device = torch.device("cpu")
-    config = SimpleNamespace(in_channels=CHANNELS)
+    config = SimpleNamespace(in_channels=CHANNELS, input_sq_size=512)
     spatial_blocks = temporal_blocks = ()
 
     def __init__(self, step_seconds: float) -> None:
