@@ -3,7 +3,7 @@
     python -m benchmarks.shapes_reader [--scenes 100]
 
 Clips of several sizes and lengths are drawn, and read as they are, through the runner's mp4 writer and PyAV, and with
-noise and blur before that. The figures are in docs/benchmarks/shapes.md.
+colours a little off, blur and noise before that. The figures are in docs/benchmarks/shapes.md.
 
 Shape suffixes: T frames, H height, W width, C = 3 channels RGB.
 """
@@ -30,6 +30,7 @@ SIZES_HW = ((64, 64), (96, 96), (96, 160), (144, 256))
 LENGTHS = (1, 17, 34, 51)
 NOISE = 0.05 * 255
 BLUR_SIDE = 1 / 64  # standard deviation, of the shorter side
+OFF_LEVELS = 15  # at most, in each of red, green and blue
 
 
 def through_file(frames_THWC: Pixels, folder: Path) -> Pixels:
@@ -44,8 +45,9 @@ def through_file(frames_THWC: Pixels, folder: Path) -> Pixels:
 
 
 def worsen(frames_THWC: Pixels, seed: int) -> Pixels:
-    """Blurred by 1/64 of the shorter side, then with gaussian noise of 0.05 of the range."""
-    blurred_THWC = frames_THWC.astype(np.float32)
+    """Colours off by up to 15 levels, a blur by 1/64 of the shorter side, then gaussian noise of 0.05 of the range."""
+    generator = np.random.default_rng(seed)
+    blurred_THWC = frames_THWC + generator.uniform(-OFF_LEVELS, OFF_LEVELS, 3)
     deviation = BLUR_SIDE * min(frames_THWC.shape[1:3])
     reach = int(np.ceil(3 * deviation))
     weights = np.exp(-((np.arange(-reach, reach + 1) / deviation) ** 2) / 2)
@@ -58,14 +60,14 @@ def worsen(frames_THWC: Pixels, seed: int) -> Pixels:
         blurred_THWC = sum(
             weight * np.take(padded, range(first, first + length), axis) for first, weight in enumerate(weights)
         )
-    noise_THWC = np.random.default_rng(seed).normal(0, NOISE, frames_THWC.shape)
+    noise_THWC = generator.normal(0, NOISE, frames_THWC.shape)
     return (blurred_THWC + noise_THWC).round().clip(0, 255).astype(np.uint8)
 
 
 CONDITIONS: dict[str, Callable[[Pixels, int, Path], Pixels]] = {
     "as drawn": lambda frames_THWC, _, __: frames_THWC,
     "mp4": lambda frames_THWC, _, folder: through_file(frames_THWC, folder),
-    "noise, blur, mp4": lambda frames_THWC, seed, folder: through_file(worsen(frames_THWC, seed), folder),
+    "worsened, mp4": lambda frames_THWC, seed, folder: through_file(worsen(frames_THWC, seed), folder),
 }
 
 

@@ -27,7 +27,8 @@ LEAST_COVER = 0.2
 _NUM_ANGLES = 60  # a multiple of every fold
 _RADII = np.linspace(0.1, 1.9, 19, dtype=np.float32)  # in radii of the disc of equal area
 _RADIUS_STEP = 0.08  # between templates' sizes, as a part of a size
-_LEAST_LIKENESS = 0.9
+_PLAIN_LIKENESS = 0.9  # a correlation that needs nothing else
+_LEAST_LIKENESS, _LEAST_LEAD = 0.8, 0.1  # one that is less, and how far behind all other shapes must then be
 _SOFTNESSES = (2, 4)  # times that a template is smoothed: once as what is read, the rest as by networks and video files
 _CANDIDATES = tuple(shape for _ in _SOFTNESSES for shape in Shape)
 
@@ -55,8 +56,13 @@ def recognise(cover_THW: Floats, x_T: Floats, y_T: Floats, radius_T: Floats) -> 
     likeness_TKA = _likeness(polar_TRA, template_TKRA)
     mean_K = likeness_TKA.max(axis=2).mean(axis=0)
     best = int(mean_K.argmax())
-    shape = _CANDIDATES[best] if mean_K[best] >= _LEAST_LIKENESS else None
+    shape = _CANDIDATES[best] if _is_clear(mean_K) else None
     return shape, _turns(shape, polar_TRA, template_TKRA[:, best])
+
+
+def _is_clear(likeness_K: Floats) -> bool:
+    second, first = np.sort(likeness_K.reshape(len(_SOFTNESSES), -1).max(axis=0))[-2:]
+    return bool(first >= _PLAIN_LIKENESS or (first >= _LEAST_LIKENESS and first - second >= _LEAST_LEAD))
 
 
 def _turns(shape: Shape | None, polar_TRA: Floats, template_TRA: Floats) -> Floats:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.shapes_reader import through_file, worsen
+from numpy.typing import NDArray
 from training import paths
 from training.reading import Pixels, Reading, read
 from training.rendering import BACKGROUNDS, PALETTE, pose, render
@@ -57,7 +58,7 @@ def test_clips_as_they_are_drawn_are_read_right(
     assert [said(read(clip_THWC)) for clip_THWC in clips] == [truth(scene) for scene in scenes]
 
 
-def test_clips_with_noise_and_blur_that_were_a_video_file_are_read_right(tmp_path: Path) -> None:
+def test_worsened_clips_that_were_a_video_file_are_read_right(tmp_path: Path) -> None:
     scenes = [sample_scene(seed) for seed in range(1000, 1030)]
     clips = [
         through_file(worsen(clip_THWC, seed), tmp_path) for seed, clip_THWC in enumerate(draw_all(scenes, 17, 64, 64))
@@ -101,11 +102,26 @@ def test_an_object_that_is_there_half_of_the_time_is_none() -> None:
     assert read(clip_THWC) == Reading(Background.WHITE, ())
 
 
-def test_a_blob_that_is_no_shape_has_none() -> None:
+def blob(outline: str) -> NDArray[np.bool_]:
+    """Something in the middle of 64 x 64 pixels that no scene shows."""
+    y_HW, x_HW = np.mgrid[:64, :64] - 31.5
+    in_disc_HW = np.hypot(x_HW, y_HW) < 14
+    outlines = {
+        "half a disc": in_disc_HW & (y_HW > 0),
+        "crescent": in_disc_HW & (np.hypot(x_HW - 6, y_HW) > 14),
+        "bar": (abs(x_HW) < 16) & (abs(y_HW) < 8),
+        "L": (abs(x_HW) < 12) & (abs(y_HW) < 12) & ((x_HW < -2) | (y_HW > 2)),
+        "ellipse": np.hypot(x_HW / 1.3, y_HW * 1.3) < 14,
+        "two discs": np.hypot(abs(x_HW) - 9, y_HW) < 8,
+    }
+    return np.asarray(outlines[outline])
+
+
+@pytest.mark.parametrize("outline", ["half a disc", "crescent", "bar", "L", "ellipse", "two discs"])
+def test_a_blob_that_is_no_shape_is_seen_but_has_none(outline: str) -> None:
     clip_THWC = plain(Background.BLACK)
-    clip_THWC[:, 30:36, 8:56] = PALETTE[Colour.YELLOW]
-    (seen,) = read(clip_THWC).objects
-    assert (seen.colour, seen.shape, seen.motion) == (Colour.YELLOW, None, None)
+    clip_THWC[:, blob(outline)] = PALETTE[Colour.YELLOW]
+    assert said(read(clip_THWC)) == (Background.BLACK, frozenset({(Colour.YELLOW, None, None)}))
 
 
 @pytest.mark.parametrize("colour", Colour)
