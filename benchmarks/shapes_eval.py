@@ -218,7 +218,9 @@ def main() -> int:
     (arguments.out / "results.json").write_text(json.dumps(written, indent=1) + "\n")
     print(f"{arguments.clips} captions, {arguments.size}, {arguments.frames} frames, {plan.sampling.steps} steps")
     print(table(results, attributes))
-    print("by value, right of all:", ", ".join(f"{k} {v}" for k, v in next(iter(results.values()))["by value"].items()))
+    counts = next(iter(results.values()))
+    print("by value, right of all:", ", ".join(f"{value} {ratio}" for value, ratio in counts["by value"].items()))
+    print(f"clips with nothing in them: {counts['nothing seen']}; objects nobody asked for: {counts['extra objects']}")
     print("VAE:", ", ".join(f"{name} {value:.2f}" for name, value in vae.items()))
     return 0
 

@@ -7,6 +7,7 @@ are; noise, soft edges and colours that are a little wrong are to be expected of
 Shape suffixes: T frames, H height, W width, C = 3 channels RGB; N pixels that are no background, K colours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ _FAR = 60.0  # levels: no background that is a little wrong is further from its 
 _LEAST_BACKGROUND = 0.5  # of all pixels
 _LEAST_CONTRAST = 32.0  # levels between a pixel and the background
 _WORST_COLOUR = 60.0  # levels from the line between background and colour
-_PALENESS = 30.0  # levels that explaining a pixel as background alone would cost
+_PALENESS = 30.0  # levels: what it costs to take a pixel for nothing but background, less with more of a colour
 _LEAST_AREA = 0.005  # of the square of the shorter side; the least that is drawn has 0.0117
 _LEAST_PRESENCE = 0.75  # of all frames
 _WINDOW = 2.0  # radii of the disc of equal area: no shape reaches further
@@ -159,10 +160,9 @@ def _are_apart(one: _Track, other: _Track) -> bool:
     return bool(np.median(apart_T[both_T]) > 0)
 
 
-def _follow(foreground: _Foreground, index: int, choice: "range | list[int]") -> _Track:
+def _follow(foreground: _Foreground, index: int, choice: Sequence[int]) -> _Track:
     """The pixels that fit this colour best of those in `choice`, frame by frame."""
-    misfit_NK = foreground.misfit_NK[:, list(choice)]
-    is_it_N = misfit_NK.argmin(axis=1) == list(choice).index(index)
+    is_it_N = foreground.misfit_NK[:, list(choice)].argmin(axis=1) == choice.index(index)
     cover_N = foreground.cover_NK[:, index]
     is_it_N &= np.isfinite(foreground.misfit_NK[:, index]) & (cover_N > outlines.LEAST_COVER)
     cover_THW = np.zeros(foreground.size_THW, np.float32)
