@@ -41,7 +41,7 @@ def captions(count: int) -> Iterable[str]:
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Equal texts give equal tokenizers. Raises ValueError where the words are more than `vocab_size` holds."""
-    counts = Counter(word for text in texts for word in _WORD.findall(text))
+    counts = Counter(word for text in texts for word in _words(text))
     total = sum(counts.values())
     words = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     pieces = [
@@ -56,6 +56,14 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), Metaspace(replacement=_SPACE, prepend_scheme="always")])
     tokenizer.decoder = MetaspaceDecoder(replacement=_SPACE, prepend_scheme="always")
     return tokenizer
+
+
+def _words(text: str) -> Iterable[str]:
+    """Of a joined word the parts as well: cleaning takes the joints out of captions that have many."""
+    for word in _WORD.findall(text):
+        yield word
+        if "-" in word:
+            yield from word.split("-")
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:

@@ -6,6 +6,7 @@ from training.tokenizer import build_tokenizer, captions, write_tokenizer
 
 from videogen_api.architecture import ARCHITECTURES
 from videogen_runner.models.opensora.t5 import END_ID, PAD_ID
+from videogen_runner.models.opensora.text import clean_caption
 from videogen_runner.models.opensora.tokenizer import T5Tokenizer, load_tokenizer
 
 TEXTS = list(captions(1500))
@@ -34,6 +35,12 @@ def test_equal_captions_give_equal_files(folder: Path, tmp_path: Path) -> None:
 def test_each_word_of_a_caption_is_one_token_and_so_is_its_full_stop(tokenize: T5Tokenizer) -> None:
     for text in TEXTS:
         assert len(tokenize(text)) == len(re.findall(r"[a-z-]+|[.,]", text)) + 1
+
+
+def test_the_parts_of_joined_words_are_tokens_for_captions_that_cleaning_takes_apart(tokenize: T5Tokenizer) -> None:
+    text = clean_caption("a medium-sized red square and a medium-sized blue five-pointed star on sand-coloured ground")
+    assert "-" not in text
+    assert len(tokenize("medium sized five pointed sand coloured")) == 7
 
 
 def test_texts_end_with_the_end_mark_and_hold_no_padding(tokenize: T5Tokenizer) -> None:
