@@ -101,6 +101,7 @@ def test_encoding_takes_its_share_of_the_time_and_no_more(
         shelf.num_added += 1
 
     monkeypatch.setattr(Shelf, "add", slow_add)
+    monkeypatch.setattr(bank, "FIRST_SECONDS", 20.0)
     monkeypatch.setattr("training.bank.time.monotonic", lambda: now)
     with Makers(1) as makers:
         one = Bank([SMALL], vae, makers, tokenizer, seed=0, chunk_pixels=40_000, device=CPU)
