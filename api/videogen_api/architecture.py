@@ -149,7 +149,8 @@ _TINY = Architecture(
     ),
 )
 
-# At most 12 MB a component and 24 MB in all, in bf16. Positions and timesteps are scaled by the sizes it is trained for.
+# At most 12 MB a component and 24 MB in all, in bf16. Positions and timesteps are scaled by the sizes it is trained
+# for.
 _SHAPES = Architecture(
     name="shapes",
     encoder=TextEncoderShape(vocab_size=512, d_model=192, d_kv=32, d_ff=512, num_layers=4, num_heads=6),
