@@ -238,8 +238,8 @@ class Plan(Model):
 
     @property
     def run(self) -> str:
-        """Name of the run in the store."""
-        return f"{self.name}-{self.run_id}"
+        """Name of the run in the store: resources of one name in two namespaces have runs of their own."""
+        return f"{self.namespace}.{self.name}-{self.run_id}"
 
     @cached_property
     def clips(self) -> tuple[Clip, ...]:

@@ -2,12 +2,20 @@
 
 from enum import StrEnum
 
+from pydantic import ConfigDict
+
 from videogen_api.errors import Reason
 from videogen_api.plan import Plan, PlannedSampling, PlannedVideo, WeightsDigests
 from videogen_api.spec import Model
 
 
-class StoredFile(Model):
+class Record(Model):
+    """What processes of other versions read and write, too: what only a later version knows is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class StoredFile(Record):
     """An object of the store that a marker vouches for."""
 
     key: str
@@ -15,7 +23,7 @@ class StoredFile(Model):
     sha256: str
 
 
-class Timings(Model):
+class Timings(Record):
     """Seconds; kept outside every digest."""
 
     encode: float = 0.0
@@ -26,7 +34,7 @@ class Timings(Model):
     """Steps that the finishing process computed itself; fewer than asked for where it resumed."""
 
 
-class Stint(Model):
+class Stint(Record):
     """A runner's time with a clip, as its own clock told it: seconds since 1970, kept outside every digest."""
 
     runner: str
@@ -36,7 +44,7 @@ class Stint(Model):
     """When it was done with it, or gave the last sign of life."""
 
 
-class DoneMarker(Model):
+class DoneMarker(Record):
     """A finished clip: written last, and the only thing that makes it one."""
 
     clip_digest: str
@@ -58,7 +66,7 @@ class DoneMarker(Model):
     """Of all who worked on it, the finisher's last; empty where an earlier version made it."""
 
 
-class ClipFailure(Model):
+class ClipFailure(Record):
     """A clip that cannot be made, and why."""
 
     clip: str
@@ -78,7 +86,7 @@ class ClaimState(StrEnum):
     FAILED = "Failed"
 
 
-class Claim(Model):
+class Claim(Record):
     """Who works on a clip; every write carries a fresh nonce, because ETags are hashes of the content."""
 
     epoch: int
@@ -105,7 +113,7 @@ class Claim(Model):
         return (*self.stints[:-1], *(stint.model_copy(update={"ended": now}) for stint in self.stints[-1:]))
 
 
-class Sidecar(Model):
+class Sidecar(Record):
     """Lies beside a video, for people and scripts."""
 
     clip: str
@@ -120,7 +128,7 @@ class Sidecar(Model):
     done: DoneMarker
 
 
-class ManifestClip(Model):
+class ManifestClip(Record):
     """One clip of a run: exactly one of `sidecar` and `failure` is there, or neither where it is missing."""
 
     clip: str
@@ -131,7 +139,7 @@ class ManifestClip(Model):
     failure: ClipFailure | None
 
 
-class Manifest(Model):
+class Manifest(Record):
     """What a run asked for and what became of it."""
 
     plan: Plan

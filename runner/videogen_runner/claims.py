@@ -151,7 +151,7 @@ class StoredClaims:
         unsettled = self._unsettled.get(held.clip_digest)
         if unsettled is not None:
             # The write of which nobody knows whether it came through: the same again, so that it can only win once.
-            settled = self._try_to_write(held, unsettled.claim) or self._find(unsettled)
+            settled = self._try_to_write(unsettled, unsettled.claim) or self._find(unsettled)
             del self._unsettled[held.clip_digest]
             if settled is None:
                 return None

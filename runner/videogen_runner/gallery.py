@@ -6,7 +6,7 @@ runs, one more page leads to all of them. Each page is written whole or not at a
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import dirname, relpath
@@ -42,34 +42,32 @@ def rebuild(store: Store) -> Rebuilt:
         raise InvalidInput(
             f"there is no run in {store.url('')}; give the folder of `videogen run --out`, or the url of spec.storage"
         )
-    manifests, without, damaged = [], [], []
-    for run in sorted(runs):
-        try:
-            manifests.append(get_record(store, keys.manifest(run), Manifest).record)
-        except NotFound:
-            without.append(run)
-        except StoreCorrupt as error:
-            damaged.append(error)
-    if without and not manifests and not damaged:
+    without, damaged = list[str](), list[StoreCorrupt]()
+
+    def manifests(names: Iterable[str]) -> Iterator[tuple[str, Manifest]]:
+        for name in names:
+            try:
+                yield name, get_record(store, keys.manifest(name), Manifest).record
+            except NotFound:
+                without.append(name)
+            except StoreCorrupt as error:
+                damaged.append(error)
+
+    owners = {run: (manifest.plan.namespace, manifest.plan.name) for run, manifest in manifests(sorted(runs))}
+    if without and not owners and not damaged:
         raise InvalidInput(f"{', '.join(without)} in {store.url('')} has no manifest yet; run it to its end")
-    pages = _write(store, manifests)
-    return Rebuilt(tuple(map(store.url, pages)), tuple(without), tuple(damaged))
-
-
-def _write(store: Store, manifests: list[Manifest]) -> list[str]:
-    """The keys of the pages."""
-    num_runs = Counter((manifest.plan.namespace, manifest.plan.name) for manifest in manifests)
+    num_runs = Counter(owners.values())
     entries = []
-    for manifest in manifests:
-        is_only = num_runs[manifest.plan.namespace, manifest.plan.name] == 1
-        entry = _entry(store, manifest, is_only=is_only)
+    # Read again: of a run that went on while others were looked at, the page must not be that of before.
+    for run, manifest in manifests(owners):
+        entry = _entry(store, manifest, is_only=num_runs[owners[run]] == 1)
         store.put(entry.page, render_page(manifest, entry.files).encode())
         entries.append(entry)
     pages = [entry.page for entry in entries]
     if len(entries) > 1:
         store.put(keys.overview(), render_overview(entries, keys.overview()).encode())
         pages.insert(0, keys.overview())
-    return pages
+    return Rebuilt(tuple(map(store.url, pages)), tuple(without), tuple(damaged))
 
 
 def _entry(store: Store, manifest: Manifest, *, is_only: bool) -> RunEntry:
@@ -115,8 +113,8 @@ def _files(store: Store, manifest: Manifest, page: str, copies: Mapping[str, int
 
 
 def _is_there(store: Store, file: StoredFile) -> bool:
-    """Without reading it."""
+    """Without reading it; a manifest that was changed by hand may name what no store holds."""
     try:
         return store.head(file.key).size == file.bytes
-    except NotFound:
+    except (NotFound, InvalidInput):
         return False

@@ -36,7 +36,7 @@ _QUALITY = 17
 
 # With AVX-512 x264 (165) decides by memory that it has not written, so that one process makes different files of equal
 # frames; from SSSE3 on it rounds otherwise than its own C code does. SSE2, which every x86-64 has, gives the bits of
-# the C code for a fifth more time than AVX-512. Other architectures know no such name and take what they have.
+# the C code for a fifth more time than AVX-512. Other processors do not know the name, and run that C code.
 _INSTRUCTIONS = "asm=sse2"
 
 # Luma of BT.709, and limited range: luma 16..235, chroma 16..240, in fixed point.

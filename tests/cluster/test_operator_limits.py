@@ -175,7 +175,7 @@ def test_a_run_whose_children_go_at_once_leaves_its_resource_and_nothing_else(sc
 
     found = scene.get("zero")
     assert (status.phase, status.message) == (Phase.SUCCEEDED, "2 clips are ready")
-    assert status.manifest == f"s3://videos/tests/runs/zero-{status.run_id}/manifest.json"
+    assert status.manifest == f"s3://videos/tests/runs/{scene.namespace}.zero-{status.run_id}/manifest.json"
     assert found["spec"] == {**SPEC, "ttlSecondsAfterFinished": 0}
     assert found["metadata"].keys().isdisjoint({"annotations", "labels", "finalizers"})
     assert {job["metadata"]["labels"][naming.LABEL_STAGE] for job in scene.all_jobs("zero")} == set(Stage)

@@ -396,6 +396,13 @@ def test_a_plan_is_read_back_as_it_was_written(spec: dict[str, Any]) -> None:
     assert (read.clips, read.work, read.texts) == (plan.clips, plan.work, plan.texts)
 
 
+def test_resources_of_one_name_in_two_namespaces_have_runs_of_their_own_and_the_same_clips() -> None:
+    plan = plan_of()
+    there = plan.model_copy(update={"namespace": "team-b"})
+    assert (there.run_id, digests_of(there)) == (plan.run_id, digests_of(plan))
+    assert (plan.run, there.run) == (f"default.fox-{plan.run_id}", f"team-b.fox-{plan.run_id}")
+
+
 @given(_SPEC)
 def test_names_of_prompts_decide_neither_the_run_nor_its_clips(spec: dict[str, Any]) -> None:
     plan = plan_of(**spec)

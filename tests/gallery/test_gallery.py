@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +19,7 @@ from videogen_api.errors import ExitCode
 from videogen_api.plan import Plan
 from videogen_runner.gallery import rebuild
 from videogen_runner.gallery_cli import main
-from videogen_runner.store import Store, open_store
+from videogen_runner.store import DirectoryStore, Object, Store, open_store
 from videogen_runner.store.records import put_record
 
 PAGE = "videos/default/test/index.html"
@@ -130,6 +130,44 @@ def test_a_manifest_that_is_cut_off_leaves_its_page_alone_and_the_others_are_mad
     )
     assert printed.out == f"{store.url('videos/default/other/index.html')}\n"
     assert text_of(store, PAGE) == "as it was"
+
+
+class SlowStore(DirectoryStore):
+    """Does something else between the first look at the last run and what comes after it."""
+
+    def __init__(self, root: Path, last: str, meanwhile: Callable[[], object]) -> None:
+        super().__init__(root)
+        self._last, self._meanwhile = keys.manifest(last), [meanwhile]
+
+    def get(self, key: str, sha256: str | None = None) -> Object:
+        found = super().get(key, sha256)
+        if key == self._last and self._meanwhile:
+            self._meanwhile.pop()()
+        return found
+
+
+def test_a_run_that_ends_while_others_are_looked_at_gets_the_page_of_its_end(tmp_path: Path, plan: Plan) -> None:
+    later = other_run(plan, "zebra")
+    store = finish_run(tmp_path, later)
+    finish_run(tmp_path, plan)
+    manifest = store.get(keys.manifest(plan.run)).body
+    ended = text_of(store, PAGE)
+    store.put(keys.manifest(plan.run), manifest.replace(b"A red fox", b"A red cat"))
+    rebuild(SlowStore(Path(store.url("")), later.run, lambda: store.put(keys.manifest(plan.run), manifest)))
+    assert text_of(store, PAGE) == ended
+
+
+def test_a_manifest_that_names_what_no_store_holds_does_not_stop_the_others(tmp_path: Path, plan: Plan) -> None:
+    store = finish_run(tmp_path, plan)
+    other = other_run(plan, "other")
+    finish_run(tmp_path, other)
+    key = keys.manifest(plan.run)
+    store.put(key, store.get(key).body.replace(b'"key":"clips/', b'"key":"../clips/'))
+    for seed in (1, 2):
+        store.delete(f"videos/default/test/fox-{seed}.mp4")
+    assert len(rebuild(store).pages) == 3
+    sentence = "Its video is missing or cut off in the store; run again to make it."
+    assert sentence in parse(text_of(store, PAGE)).texts["p"]
 
 
 def test_a_run_that_collect_has_not_come_to_is_named_and_no_error(

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -320,6 +321,12 @@ def test_a_claim_of_an_earlier_version_is_gone_on_from(run: Run) -> None:
     assert take(run.runner("b")).claim == claim(owner="b", epoch=2, nonce="n0")
 
 
+def test_what_a_later_version_adds_to_a_claim_is_passed_over(run: Run) -> None:
+    later = {**claim(state=ClaimState.OPEN).model_dump(mode="json", by_alias=True), "mood": "calm"}
+    run.store.create(keys.claim(RUN, CLIP), json.dumps(later).encode())
+    assert take(run.runner("b")).claim == claim("b", after=("a",), epoch=2, nonce="n0")
+
+
 class LossyStore(DirectoryStore):
     """Fails at what it is told to: before the write, or after it as when only the reply is lost."""
 
@@ -371,6 +378,21 @@ def test_a_write_that_came_through_is_found_although_the_first_question_for_it_i
     renewed = claims.change(held, left=0.5)
     assert renewed is not None
     assert run.stored() == renewed.claim
+
+
+def test_a_store_that_loses_one_write_after_another_costs_no_claim(run: Run) -> None:
+    store = LossyStore(Path(run.store.url("")))
+    claims = run.runner("a", store=store)
+    held = take(claims)
+    store.faults = ["reply"]
+    with pytest.raises(StoreUnavailable):
+        claims.change(held)
+    store.faults = [None, "request"]  # the first is found to be there, the second never came
+    with pytest.raises(StoreUnavailable):
+        claims.change(held)
+    renewed = claims.change(held, left=0.5)
+    assert renewed is not None
+    assert run.stored() == renewed.claim == claim(nonce="n3", left=0.5)
 
 
 def test_a_clip_that_was_stolen_while_the_store_did_not_answer_is_lost(run: Run) -> None:

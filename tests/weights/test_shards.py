@@ -114,6 +114,16 @@ def test_a_damaged_tensor_is_named_with_both_digests_by_the_shard_that_owns_it(o
     )
 
 
+def test_a_damaged_embedding_is_found_by_the_encoder_in_one_piece(weights: Path) -> None:
+    path = weights / "encoder" / "model.safetensors"
+    embedding = list_tensors(find_files(path.parent, Component.ENCODER))[EMBEDDING]
+    content = bytearray(path.read_bytes())
+    content[embedding.offset] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsInvalid, match=rf"tensor {EMBEDDING} has sha256 {embedding.sha256()}, .* is recorded"):
+        load_encoder(LocalWeights(weights), device="cpu", dtype=torch.float32, architecture=TINY)
+
+
 def test_weights_without_a_table_load_unverified(weights: Path) -> None:
     expected_LC = encode([load(LocalWeights(weights), 0, 1)])
     (weights / "encoder" / DIGESTS_FILE).unlink()

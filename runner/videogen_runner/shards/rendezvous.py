@@ -130,9 +130,10 @@ def _accept(
     with closing(callers):
         while missing := sorted(set(wanted) - set(hellos)):
             if not deadline.left:
+                remedy = "see why it did not start, or set schedule.startDeadlineSeconds higher"
                 raise PeerLost(
                     f"shard {', '.join(map(str, missing))} of {me.shards} did not come within "
-                    f"{deadline.seconds:.0f} s; see why it did not start, or set schedule.startDeadlineSeconds higher"
+                    f"{deadline.seconds:.0f} s; {remedy if me.shard == 0 else 'see what it ended with'}"
                 )
             # Before the welcome no shard has anything to say; after it those that are complete begin their heartbeat.
             silent = {links[shard]: shard for shard in hellos} if me.shard == 0 else {}

@@ -1,9 +1,10 @@
 """From files to modules, tensor by tensor: the host never holds more than the module and one piece of a tensor.
 
 Denoiser and VAE are read from the folder of their component (`Weights.folder`). The encoder and its shards read their
-own tensors where they are, in a folder or in a store, and compare them with the digests that are recorded. Where the
-caller knows which model the plan counts with, it gives its `architecture`, which the sizes must then equal. All raise
-WeightsMissing or WeightsInvalid naming file and tensor before anything is read.
+own tensors where they are, in a folder or in a store, and compare them with the digests that are recorded; the
+embedding, which is read by rows, only where the encoder is in one piece. Where the caller knows which model the plan
+counts with, it gives its `architecture`, which the sizes must then equal. All raise WeightsMissing or WeightsInvalid
+naming file and tensor before anything is read.
 """
 
 from dataclasses import dataclass
@@ -100,8 +101,16 @@ def _load_shard(
         return _read(stored, home, wanted, None if recorded is None else recorded.sha256_of(stored.name))
 
     rows = EmbeddingRows(tensors[EMBEDDING]) if blocks.start == 0 else None
+    if shards == 1 and recorded is not None:
+        # Rows have no digest of their own. A shard leaves the whole unread: it would be a tenth of what it reads.
+        _verify(tensors[EMBEDDING], recorded.sha256_of(tensors[EMBEDDING].name))
     room = room_on(device, spread) if device.type == "cuda" else None
     return load_shard(checked.config, blocks, dtype, read, rows, device, room)
+
+
+def _verify(stored: StoredTensor, sha256: str | None) -> None:
+    for _ in stored.chunks(sha256):
+        pass
 
 
 @dataclass(frozen=True)
