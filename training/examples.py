@@ -17,11 +17,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from training.captions import caption
 from training.rendering import Drawing, plan_drawing
 from training.scenes import Colour, Motion, Scene, Shape, training_scene
 
-MAX_TOKENS = 40
+MAX_TOKENS = 48
 """Of a caption; the longest that is written has fewer."""
 
 NUM_WORDINGS = 4
@@ -43,7 +42,7 @@ class Examples:
 def make_examples(tokenizer: Path, seed: int, count: int, num_frames: int) -> Examples:
     """Scenes `seed` to `seed + count - 1` of training. Raises ValueError for a caption of too many tokens."""
     # Not at the top: whoever only draws needs neither.
-    from videogen_runner.models.opensora.text import clean_caption
+    from training.texts import encoder_text
     from videogen_runner.models.opensora.tokenizer import load_tokenizer
 
     tokenize = load_tokenizer(tokenizer)
@@ -52,7 +51,7 @@ def make_examples(tokenizer: Path, seed: int, count: int, num_frames: int) -> Ex
     ids_BKL = torch.zeros(count, NUM_WORDINGS, MAX_TOKENS, dtype=torch.int16)
     for row, scene in enumerate(scenes):
         for wording in range(NUM_WORDINGS):
-            text = clean_caption(caption(scene, (seed + row) * NUM_WORDINGS + wording, moving=moving))
+            text = encoder_text(scene, (seed + row) * NUM_WORDINGS + wording, moving=moving)
             ids = tokenize(text)
             if len(ids) > MAX_TOKENS:
                 raise ValueError(f"caption {text!r} has {len(ids)} tokens; raise MAX_TOKENS above {MAX_TOKENS}")

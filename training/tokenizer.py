@@ -18,10 +18,9 @@ from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.models import Unigram
 from tokenizers.pre_tokenizers import Metaspace, Sequence, WhitespaceSplit
 
-from training.captions import caption
 from training.scenes import training_scene
+from training.texts import encoder_text
 from videogen_api.architecture import ARCHITECTURES
-from videogen_runner.models.opensora.text import clean_caption
 
 NUM_CAPTIONS = 20_000
 """All words that captions have are in the first tenth of these."""
@@ -36,7 +35,7 @@ _SPELLED_SCORE, _UNUSED_SCORE = -15.0, -100.0
 def captions(count: int) -> Iterable[str]:
     """Captions of training scenes, cleaned as prompts are."""
     for seed in range(count):
-        yield clean_caption(caption(training_scene(seed), seed, moving=seed % 8 != 0))
+        yield encoder_text(training_scene(seed), seed, moving=seed % 8 != 0)
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

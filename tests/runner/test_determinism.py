@@ -141,13 +141,17 @@ def test_a_clip_whose_worker_was_killed_goes_on_in_the_next_attempt_to_the_same_
     victim = workers.pop(claim.owner)
     victim.kill()
     assert victim.wait(DEADLINE) == -signal.SIGKILL
-    assert [worker.wait(DEADLINE) for worker in workers.values()] == [ExitCode.OK] * 2
-    assert [run.marker(other) is None for other in run.plan.work] == [other == clip for other in run.plan.work]
+    # The others would take it over in the same attempt, were they at work for a whole lease yet.
+    for worker in workers.values():
+        worker.send_signal(signal.SIGTERM)
+    assert {worker.wait(DEADLINE) for worker in workers.values()} <= {ExitCode.OK, ExitCode.INTERRUPTED}
+    assert run.marker(clip) is None
+    left = [other for other in run.plan.work if run.marker(other) is None]
 
     assert processes.start(Stage.GENERATE, attempt=2).wait(DEADLINE) == ExitCode.OK
     report = processes.report(attempt=2)
-    assert (report.finished, report.resumed) == (1, 1)
-    assert 0 < report.steps < STEPS
+    assert (report.finished, report.resumed > 0) == (len(left), True)
+    assert 0 < report.steps < len(left) * STEPS
     claim = run.claim(clip)
     assert claim is not None
     assert (claim.state, claim.epoch, claim.unclean_ends) == (ClaimState.DONE, 2, 1)

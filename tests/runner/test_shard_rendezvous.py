@@ -76,7 +76,8 @@ def say(line: bytes) -> Callable[[str], object]:
     def speak(address: str) -> None:
         with socket.create_connection(parse_address(address)) as connection:
             connection.sendall(line)
-            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it may be refused by now
+                connection.shutdown(socket.SHUT_WR)
             # Whoever has said more than one line is cut off.
             with contextlib.suppress(ConnectionResetError):
                 connection.recv(1000)

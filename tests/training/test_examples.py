@@ -4,13 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 from training import examples
-from training.captions import caption
 from training.examples import MAX_TOKENS, NUM_WORDINGS, UNKNOWN_LABEL, Makers, make_examples
 from training.rendering import draw, render
 from training.scenes import Colour, Motion, Shape, training_scene
+from training.texts import encoder_text
 from training.tokenizer import build_tokenizer, captions, write_tokenizer
 
-from videogen_runner.models.opensora.text import clean_caption
 from videogen_runner.models.opensora.tokenizer import load_tokenizer
 
 
@@ -28,9 +27,9 @@ def test_examples_are_the_training_scenes_of_their_seeds_with_their_captions(tok
     tokenize = load_tokenizer(tokenizer)
     for row, scene in enumerate(scenes):
         for wording in range(NUM_WORDINGS):
-            text = caption(scene, (100 + row) * NUM_WORDINGS + wording)
+            text = encoder_text(scene, (100 + row) * NUM_WORDINGS + wording)
             ids = made.ids_BKL[row, wording].tolist()
-            assert [number for number in ids if number] == tokenize(clean_caption(text))
+            assert [number for number in ids if number] == tokenize(text)
             assert len(ids) == MAX_TOKENS
 
 
