@@ -1,4 +1,4 @@
-"""A real browser, started once a session when first asked for."""
+"""A real browser for the tests of a module: one that plays videos would take its share from all that come after."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from tests.cluster.packages import why_no_browser
 from tests.gallery.webdriver import Browser, open_browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Skips the test where there is none, or fails it where CI is set."""
     reason = why_no_browser()
