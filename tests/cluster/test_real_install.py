@@ -85,12 +85,12 @@ def test_a_runner_without_memory_is_reported_as_out_of_memory(release: Release) 
 
 
 def test_suspend_ends_every_pod_and_resume_finishes_the_work(release: Release) -> None:
-    release.apply(fox("paused", video={"size": {"width": 128, "height": 128}, "frames": 51}, sampling={"steps": 60}))
+    release.apply(fox("paused", video={"size": {"width": 128, "height": 128}, "frames": 51}, sampling={"steps": 300}))
     found = release.wait("paused", "jsonpath={.status.runners[?(@.state=='Denoising')].name}=cpu-0")
     runner = found["status"]["runners"][0]
-    assert (runner["name"], runner["clip"], runner["steps"]) == ("cpu-0", "fox-1", 60)
+    assert (runner["name"], runner["clip"], runner["steps"]) == ("cpu-0", "fox-1", 300)
     assert runner["pod"].startswith("paused-")
-    assert 0 <= runner["step"] <= 60
+    assert 0 <= runner["step"] <= 300
     assert runner["memoryBytes"] > 0
     release.kubectl("patch", "vg", "paused", "--type=merge", "--patch", '{"spec": {"suspend": true}}')
     release.wait("paused", "condition=Suspended")
