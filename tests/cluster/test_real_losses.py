@@ -25,7 +25,7 @@ def eight_clips(name: str, **spec: Any) -> dict[str, Any]:
     return fox(
         name,
         prompts=prompts,
-        sampling={"steps": 1200},  # enough for all that happens meanwhile on a fast machine, too
+        sampling={"steps": 1000},  # enough for all that happens meanwhile on a fast machine, too
         encoder={"shards": NUM_SHARDS, "gpu": {"count": 0}, "pod": SMALL},
         runners=[{"name": "cpu", "replicas": NUM_RUNNERS, "gpu": {"count": 0}, "pod": SMALL}],
         **spec,
