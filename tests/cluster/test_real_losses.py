@@ -17,9 +17,9 @@ OPERATOR = "--selector=app.kubernetes.io/component=operator"
 STORE = "--selector=app.kubernetes.io/component=store"
 
 
-def eight_clips(name: str, **spec: Any) -> dict[str, Any]:
+def twelve_clips(name: str, **spec: Any) -> dict[str, Any]:
     prompts = [
-        {"name": f"fox-{number}", "text": f"A red fox runs through fresh snow, scene {number}", "seed": 1, "samples": 2}
+        {"name": f"fox-{number}", "text": f"A red fox runs through fresh snow, scene {number}", "seed": 1, "samples": 3}
         for number in range(4)
     ]
     return fox(
@@ -70,10 +70,10 @@ def drained(release: Release) -> Iterator[None]:
 def test_a_run_that_loses_each_of_its_pods_the_operator_the_store_and_its_node_makes_the_same_bytes(
     release: Release,
 ) -> None:
-    release.apply(eight_clips("undisturbed", storage={"url": "s3://videos/undisturbed"}))
+    release.apply(twelve_clips("undisturbed", storage={"url": "s3://videos/undisturbed"}))
     undisturbed = release.wait("undisturbed", "condition=Ready")["status"]
 
-    release.apply(eight_clips("loses"))
+    release.apply(twelve_clips("loses"))
     for index in range(NUM_SHARDS):
         delete_shard(release, "loses", index, attempt=index + 1)
     for index in range(NUM_RUNNERS):
@@ -89,7 +89,7 @@ def test_a_run_that_loses_each_of_its_pods_the_operator_the_store_and_its_node_m
         assert [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"] == []
     status = release.wait("loses", "condition=Ready")["status"]
 
-    assert status["clips"]["succeeded"] == len(undisturbed["outputs"]) == 8
+    assert status["clips"]["succeeded"] == len(undisturbed["outputs"]) == 12
     assert digests_of(status) == digests_of(undisturbed)
     assert status["attempts"]["encode"] == NUM_SHARDS + 1
     assert {failure["reason"] for failure in status.get("failures", ())} <= {"Interrupted", "PeerLost"}
