@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.autoencoder import TrainedVae
 from training.examples import Examples, Makers
 from training.rendering import draw
-from training.vae import TrainedVae
 from videogen_api.video import latent_size, num_tokens
 
-ENCODING_SHARE, FIRST_SECONDS = 0.25, 30.0
+ENCODING_SHARE, FIRST_SECONDS = 0.15, 20.0
 """Of the time, and what comes before that is asked for."""
 
 MAX_CLIPS = 512

@@ -6,19 +6,21 @@ the same number of patches whatever their clips' size, so each step takes about 
 Shape suffixes: as in flow.py.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from training.autoencoder import load_trained
 from training.bank import BUCKETS, Bank, Batch, Bucket
 from training.checkpoints import load_weights, save_weights
 from training.examples import Makers
 from training.flow import GIVEN_FRAMES, CaptionReader, TrainedDenoiser, flow_loss
-from training.runs import CHECKPOINT_SECONDS, Clock, Curve, learning_rate, parser
-from training.vae import load_trained
+from training.runs import CHECKPOINT_SECONDS, WAIT_EVERY, Clock, Curve, learning_rate, parser
+from training.steps import Trainer
 from videogen_api.architecture import ARCHITECTURES, TextEncoderShape
 from videogen_runner.models.opensora.stdit3 import STDiT3Config
 from videogen_runner.models.opensora.t5 import EMBEDDING_ALIAS, PAD_ID, t5_config
@@ -43,11 +45,12 @@ class Networks(nn.Module):
         self.reader = CaptionReader(architecture.encoder.d_model)
 
     def losses(self, batch: Batch, *, given: bool) -> Tensor:
-        """Of the flow, of reading."""
+        """Of both together, of the flow, of reading."""
         is_token_BL = batch.ids_BL != PAD_ID
         y_BLX = self.encoder(input_ids=batch.ids_BL, attention_mask=is_token_BL).last_hidden_state
         flow = flow_loss(self.denoiser, batch, y_BLX, is_token_BL, given=given)
-        return torch.stack([flow, self.reader.loss(y_BLX, is_token_BL, batch.labels_BQ2)])
+        reading = self.reader.loss(y_BLX, is_token_BL, batch.labels_BQ2)
+        return torch.stack([flow + READING_WEIGHT * reading, flow, reading])
 
     def encoder_weights(self) -> Weights:
         return {name: tensor for name, tensor in self.encoder.state_dict().items() if name != EMBEDDING_ALIAS}
@@ -110,25 +113,12 @@ def save(folder: Path, networks: Networks, averages: Averages, step: int) -> Non
     averages.swap()
 
 
-def build_optimizer(networks: nn.Module, *, fused: bool) -> torch.optim.AdamW:
-    """AdamW that leaves biases, norms and tables undecayed."""
-    weights = [weight for weight in networks.parameters() if weight.requires_grad]
-    matrices, others = (
-        [weight for weight in weights if weight.ndim > 1],
-        [weight for weight in weights if weight.ndim <= 1],
-    )
-    groups: list[Mapping[str, Any]] = [
-        {"params": matrices, "weight_decay": 0.01},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=fused)  # type: ignore[arg-type]
-
-
 def main() -> None:
-    arguments = parser("denoiser", "Trains text encoder and denoiser together.")
+    arguments = parser("denoiser", "Trains text encoder and denoiser together.", rate=7e-4)
     arguments.add_argument("--vae", type=Path, required=True, help="folder of a run of training.vae")
     arguments.add_argument("--tokenizer", type=Path, required=True, help="folder of training.tokenizer")
-    arguments.add_argument("--tokens", type=int, default=2**16, help="patches of a step's clips together")
+    arguments.add_argument("--workers", type=int, default=14, help="processes that invent scenes and captions")
+    arguments.add_argument("--tokens", type=int, default=2**15, help="patches of a step's clips together")
     arguments.add_argument("--chunk-pixels", type=int, default=2**24, help="of clips that are encoded together")
     arguments.add_argument("--sizes", nargs="*", default=(), help="only these, such as 64x64; left out: all")
     arguments.add_argument("--frames", nargs="*", type=int, default=(), help="only these; left out: all")
@@ -143,15 +133,14 @@ def main() -> None:
         networks.load(options.start)
     networks.to(device)
     averages = Averages(networks)
-    optimizer = build_optimizer(networks, fused=is_cuda)
+    trainer = Trainer(networks.parameters(), weight_decay=0.01, num_losses=3, device=options.device)
     if options.compile:
         for block in (*networks.denoiser.spatial_blocks, *networks.denoiser.temporal_blocks):
             block.compile()
     vae = load_trained(options.vae).to(device)
     curve = Curve(options.out, "denoiser", ("loss", "reading", "clips"))
     given = torch.Generator().manual_seed(options.seed)
-    sums = torch.zeros(3, device=device)
-    step, saved = 0, 0.0
+    saved = 0.0
 
     with Makers(options.workers) as makers:
         bank = Bank(
@@ -166,26 +155,27 @@ def main() -> None:
         is_over = False
         while not is_over:  # at least one step, so that a run never ends without weights
             bank.refresh(clock.seconds)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, clock.part, options.rate)
             batch = bank.sample(options.tokens)
             has_given = batch.bucket.num_frames > 1 and float(torch.rand(1, generator=given)) < GIVEN_FRAMES
-            with torch.autocast(device.type, torch.bfloat16, enabled=is_cuda):
-                losses = networks.losses(batch, given=has_given)
-            (losses[0] + READING_WEIGHT * losses[1]).backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+
+            def losses(*tensors: Tensor, bucket: Bucket, has_given: bool) -> Tensor:
+                return networks.losses(Batch(bucket, *tensors), given=has_given)
+
+            trainer.step(
+                (batch.bucket, has_given),
+                partial(losses, bucket=batch.bucket, has_given=has_given),
+                (batch.z_BCTHW, batch.still_BCHW, batch.ids_BL, batch.labels_BQ2),
+                learning_rate(trainer.num_steps, clock.part, options.rate),
+            )
             averages.update()
-            sums += torch.cat([losses.detach(), torch.ones(1, device=device)])
-            step += 1
+            if is_cuda and trainer.num_steps % WAIT_EVERY == 0:
+                torch.cuda.synchronize()
             is_over = clock.part == 1
             if is_over or clock.seconds > saved + CHECKPOINT_SECONDS:
-                save(options.out, networks, averages, step)
-                flow, reading, count = sums.tolist()
-                curve.add(clock.seconds, step, flow / count, reading / count, bank.num_clips)
+                save(options.out, networks, averages, trainer.num_steps)
+                _, flow, reading = trainer.mean_losses()
+                curve.add(clock.seconds, trainer.num_steps, flow, reading, bank.num_clips)
                 curve.write()
-                sums.zero_()
                 saved = clock.seconds
 
 

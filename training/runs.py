@@ -12,11 +12,14 @@ from PIL import Image, ImageDraw
 CHECKPOINT_SECONDS = 40.0
 """Between checkpoints: a run that is killed loses no more than that."""
 
+WAIT_EVERY = 20
+"""Steps between waiting for the device: the host would run far ahead of it, and of the clock."""
+
 _CURVE_SIZE = (900, 420)
 _CURVE_MARGIN = 48
 
 
-def parser(name: str, what: str) -> argparse.ArgumentParser:
+def parser(name: str, what: str, *, rate: float) -> argparse.ArgumentParser:
     """Arguments that all commands have."""
     arguments = argparse.ArgumentParser(prog=f"python -m training.{name}", description=what)
     arguments.add_argument("--out", type=Path, required=True, help="folder for weights and curve")
@@ -24,8 +27,7 @@ def parser(name: str, what: str) -> argparse.ArgumentParser:
     arguments.add_argument("--minutes", type=float, default=9.0, help="the run ends then; its imports come on top")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    arguments.add_argument("--workers", type=int, default=14, help="processes that invent scenes and captions")
-    arguments.add_argument("--rate", type=float, default=1e-3, help="learning rate after warm-up")
+    arguments.add_argument("--rate", type=float, default=rate, help="learning rate after warm-up")
     return arguments
 
 

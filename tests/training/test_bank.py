@@ -8,7 +8,7 @@ from training.bank import BUCKETS, Bank, Bucket, Shelf, encode
 from training.examples import Examples, Makers, make_examples
 from training.rendering import draw
 from training.tokenizer import build_tokenizer, captions, write_tokenizer
-from training.vae import TrainedVae
+from training.autoencoder import TrainedVae
 
 from videogen_runner.models.opensora.vae import VaeConfig
 from videogen_runner.models.opensora.vae_spatial import SpatialVaeConfig

@@ -11,7 +11,7 @@ from torch import Tensor
 from training.checkpoints import load_weights, save_weights
 from training.denoiser import Networks
 from training.tokenizer import build_tokenizer, captions, write_tokenizer
-from training.vae import TrainedVae
+from training.autoencoder import TrainedVae
 
 from videogen_api.architecture import ARCHITECTURES
 from videogen_runner.models.opensora.vae import VaeConfig
