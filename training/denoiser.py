@@ -122,7 +122,6 @@ def main() -> None:
     arguments.add_argument("--chunk-pixels", type=int, default=2**24, help="of clips that are encoded together")
     arguments.add_argument("--sizes", nargs="*", default=(), help="only these, such as 64x64; left out: all")
     arguments.add_argument("--frames", nargs="*", type=int, default=(), help="only these; left out: all")
-    arguments.add_argument("--compile", action="store_true", help="fuse blocks: a minute or more at first, then faster")
     options = arguments.parse_args()
     clock = Clock(options.minutes)
     device = torch.device(options.device)
@@ -134,9 +133,9 @@ def main() -> None:
     networks.to(device)
     averages = Averages(networks)
     trainer = Trainer(networks.parameters(), weight_decay=0.01, num_losses=3, device=options.device)
-    if options.compile:
+    if is_cuda:
         for block in (*networks.denoiser.spatial_blocks, *networks.denoiser.temporal_blocks):
-            block.compile()
+            block.compile(dynamic=True)  # six graphs serve every bucket; static ones would take the run's time
     vae = load_trained(options.vae).to(device)
     curve = Curve(options.out, "denoiser", ("loss", "reading", "clips"))
     given = torch.Generator().manual_seed(options.seed)
