@@ -1,7 +1,7 @@
 """Chunks of clips to train the autoencoder on, drawn on the device and kept there.
 
 The autoencoder codes chunks of 17 frames that know nothing of each other: a clip of 51 frames gives three, with slower
-motions than one of 17. Drawing costs a fraction of a step, so new clips take the oldest places all the time.
+motions than one of 17. New clips take the places of the oldest.
 
 Shape suffixes: N chunks, B of a batch, C channels, T frames, H height, W width.
 """
@@ -17,11 +17,15 @@ from training.scenes import training_scene
 from videogen_api.video import CHUNK_FRAMES
 
 CLIPS_AT_ONCE = 64
+"""Drawn together."""
+
+MAX_CLIPS = 8192
+"""Of a reel: inventing more scenes would take too long."""
 
 
 @dataclass(frozen=True)
 class ReelForm:
-    """Of clips. `weight`: of its steps among all."""
+    """Of clips. `weight`: of its steps among those of all forms."""
 
     num_frames: int
     height: int
@@ -31,6 +35,14 @@ class ReelForm:
     @property
     def chunk_frames(self) -> int:
         return min(self.num_frames, CHUNK_FRAMES)
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int]:
+        return self.chunk_frames, self.height, self.width
+
+    @property
+    def num_chunks(self) -> int:
+        return self.num_frames // self.chunk_frames
 
     @property
     def chunk_pixels(self) -> int:
@@ -50,20 +62,18 @@ FORMS = (
 
 
 class Reel:
-    """Chunks of clips of one form; `seed` is the number of the first scene."""
+    """Chunks of clips of one form, as many as have `max_pixels`; `first_scene` and those after it are drawn."""
 
-    def __init__(self, form: ReelForm, max_pixels: int, seed: int, device: torch.device) -> None:
+    def __init__(self, form: ReelForm, max_pixels: int, first_scene: int, device: torch.device) -> None:
         self.form = form
-        self._next_scene = seed
+        self._next_scene = first_scene
         self._device = device
-        chunks_per_clip = form.num_frames // form.chunk_frames
-        num_clips = max(1, min(8192, max_pixels // (form.chunk_pixels * chunks_per_clip)))
-        shape = (num_clips * chunks_per_clip, 3, form.chunk_frames, form.height, form.width)
+        self._num_clips = max(1, min(MAX_CLIPS, max_pixels // (form.num_chunks * form.chunk_pixels)))
         # Half precision is finer than what a display shows.
+        shape = (self._num_clips * form.num_chunks, 3, *form.chunk_shape)
         self._kept_NCTHW = torch.empty(shape, dtype=torch.float16, device=device)
         self._num_added = 0
-        self._num_clips, self._chunks_per_clip = num_clips, chunks_per_clip
-        while self._num_added < len(self._kept_NCTHW):
+        while self._num_added < len(self):
             self.add()
 
     def __len__(self) -> int:
@@ -91,7 +101,7 @@ class Reel:
         return self._kept_NCTHW[self._any(count), :, frames_B].float()[:, :, None]
 
     def all(self) -> Tensor:
-        """x_NCTHW, every chunk, in half precision."""
+        """x_NCTHW, every chunk, in half precision; `add` changes it."""
         return self._kept_NCTHW
 
     def _any(self, count: int) -> Tensor:

@@ -3,20 +3,17 @@
 import argparse
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from training.plots import plot
 
 CHECKPOINT_SECONDS = 40.0
 """Between checkpoints: a run that is killed loses no more than that."""
 
 WAIT_EVERY = 20
 """Steps between waiting for the device: the host would run far ahead of it, and of the clock."""
-
-_CURVE_SIZE = (900, 420)
-_CURVE_MARGIN = 48
 
 
 def parser(name: str, what: str, *, rate: float) -> argparse.ArgumentParser:
@@ -36,16 +33,28 @@ class Clock:
     """A run's time, from the making of this on: what Python takes to start is not counted."""
 
     minutes: float
-    begin: float = field(default_factory=time.monotonic)
+    now: Callable[[], float] = time.monotonic
+    begin: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begin = self.now()
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.begin
+        return self.now() - self.begin
 
     @property
     def part(self) -> float:
         """How much of the time is over, 0 to 1."""
         return min(1.0, self.seconds / (60 * self.minutes))
+
+    def stage(self, until: float) -> Iterator[float]:
+        """How much of the time from now to the part `until` is over, 0 to 1, before each step; at least once."""
+        begin = self.part
+        length = max(1e-9, until - begin)
+        yield 0.0
+        while (part := self.part) < until:
+            yield (part - begin) / length
 
 
 def learning_rate(step: int, part: float, peak: float, *, warm_up: int = 300, falls_from: float = 0.6) -> float:
@@ -55,13 +64,16 @@ def learning_rate(step: int, part: float, peak: float, *, warm_up: int = 300, fa
 
 
 class Curve:
-    """Figures of a run over time: curve.csv, and curve.png of the first one."""
+    """Figures of a run: NAME.csv, and NAME.png of the columns `drawn`, which have one `unit`, or else the first."""
 
-    def __init__(self, folder: Path, name: str, columns: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, name: str, columns: Sequence[str], *, drawn: Sequence[str] = (), unit: str = ""
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._csv = folder / f"{name}.csv"
         self._png = folder / f"{name}.png"
         self._columns = ("seconds", "step", *columns)
+        self._drawn, self._unit = drawn or columns[:1], unit
         self._rows: list[tuple[float, ...]] = []
 
     def add(self, seconds: float, step: int, *values: float) -> None:
@@ -78,25 +90,6 @@ class Curve:
             writer.writerow(self._columns)
             writer.writerows([[f"{value:.6g}" for value in row] for row in self._rows])
         unfinished.replace(self._csv)
-        draw_curve([(row[1], row[2]) for row in self._rows], self._columns[2]).save(self._png)
-
-
-def draw_curve(points: Sequence[tuple[float, float]], title: str) -> Image.Image:
-    """A line through the points, both axes from their least to their greatest value."""
-    width, height = _CURVE_SIZE
-    image = Image.new("RGB", _CURVE_SIZE, "white")
-    draw = ImageDraw.Draw(image)
-    left, top, right, bottom = _CURVE_MARGIN, _CURVE_MARGIN, width - _CURVE_MARGIN, height - _CURVE_MARGIN
-    draw.rectangle((left, top, right, bottom), outline="grey")
-    draw.text((left, top - 20), title, fill="black")
-    if not points:
-        return image
-    (x0, x1), (y0, y1) = ((min(values), max(values)) for values in zip(*points, strict=True))
-    for text, at in ((f"{y1:.4g}", (4, top)), (f"{y0:.4g}", (4, bottom - 10))):
-        draw.text(at, text, fill="black")
-    draw.text((left, bottom + 6), f"step {x0:.0f}", fill="black")
-    draw.text((right - 60, bottom + 6), f"step {x1:.0f}", fill="black")
-    wide, high = max(x1 - x0, 1e-9), max(y1 - y0, 1e-9)
-    line = [(left + (x - x0) / wide * (right - left), bottom - (y - y0) / high * (bottom - top)) for x, y in points]
-    draw.line(line, fill=(40, 80, 225), width=2)
-    return image
+        values = dict(zip(self._columns, zip(*self._rows, strict=True), strict=True))
+        lines = {name: values[name] for name in self._drawn}
+        plot(values["step"], lines, across="step", unit=self._unit).save(self._png)

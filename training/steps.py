@@ -25,7 +25,7 @@ class _Captured:
 class Trainer:
     """AdamW in bf16 autocast on a GPU, in fp32 on a CPU; gradients are cut at norm 1.
 
-    A step whose gradients are not finite changes no weight. `num_losses` is the length of the vector of losses.
+    A step whose gradients are not finite changes nothing. `num_losses` is the length of the vector of losses.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter], *, weight_decay: float, num_losses: int, device: str) -> None:
@@ -47,7 +47,7 @@ class Trainer:
         self.num_steps = 0
 
     def step(self, form: Hashable, losses: Losses, inputs: Sequence[Tensor], rate: float) -> None:
-        """Steps of one `form` have the same losses and inputs of the same shapes."""
+        """One step. All of one `form` have the same losses, and inputs of the same shapes."""
         self._rate.fill_(rate)
         if not self._is_cuda:
             self._step(losses, inputs)
@@ -61,7 +61,7 @@ class Trainer:
         self.num_steps += 1
 
     def mean_losses(self) -> list[float]:
-        """Of all finite steps since this was asked last; not a number where there were none."""
+        """Of the steps with finite gradients since this was asked last; NaN where there were none."""
         *sums, count = self._sums.tolist()
         self._sums.zero_()
         return [total / count if count else float("nan") for total in sums]
@@ -96,7 +96,7 @@ class Trainer:
 
 
 def _groups(weights: Sequence[nn.Parameter], weight_decay: float) -> list[Mapping[str, Any]]:
-    """Biases, norms and tables of one dimension are not decayed."""
+    """Weights of one dimension, such as biases and those of norms, are not decayed."""
     return [
         {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay},
         {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},

@@ -1,22 +1,23 @@
-"""Trains the autoencoder of `shapes`: `python -m training.vae --out DIR`.
+"""Trains the autoencoder of `shapes`: `python -m training.vae --out DIR`, see docs/shapes-model.md.
 
 A new run has three stages: the 2D half learns from single frames, no two of a kind; then the 3D half learns from the
 latents of the first, so small that thousands of steps take a minute; then both learn from the frames that come out of
 the whole. A run that goes on from another has the last stage only.
 
-Shape suffixes: as in the runner's vae.py.
+Shape suffixes: as in the runner's vae.py; N chunks of a reel.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.autoencoder import (
-    TrainedVae,
+    build_vae,
+    load_trained,
     loss_of_all,
     loss_of_frames,
     loss_of_time,
@@ -24,142 +25,140 @@ from training.autoencoder import (
     psnr,
     psnr_of_frames,
 )
-from training.checkpoints import load_weights, save_weights
+from training.checkpoints import save_weights
 from training.reels import FORMS, Reel, ReelForm
 from training.rendering import render
 from training.runs import CHECKPOINT_SECONDS, WAIT_EVERY, Clock, Curve, learning_rate, parser
 from training.scenes import held_out_scene
 from training.steps import Trainer
-from videogen_api.architecture import ARCHITECTURES
-from videogen_runner.models.opensora.vae import VaeConfig
-
-FRAMES_UNTIL, TIME_UNTIL = 0.4, 0.65
-"""Parts of a new run's time at which its first and its second stage end."""
-
-RATES = (1.0, 1.25, 0.5)
-"""Of the stages, in units of the run's: together the halves learn more calmly."""
-
-FRAMES_PIXELS, CHUNKS_PIXELS = 1, 2
-"""Of a step in units of --pixels: alone, and together."""
-
-TIME_CHUNKS = 64
-"""Of a step of the second stage, if they are of 64x64 pixels."""
-
-_ADD_EVERY = 20  # steps
-
-T = TypeVar("T")
 
 
-def forms_within(max_pixels: int) -> list[ReelForm]:
-    """The forms of which a chunk has at most so many pixels. Raises ValueError where there is none."""
-    fitting = [form for form in FORMS if form.chunk_pixels <= max_pixels]
+@dataclass(frozen=True)
+class Stage:
+    """`until`: the part of a run's time at which it ends. `rate`, `pixels` of a step: in units of the run's."""
+
+    until: float
+    rate: float
+    pixels: int
+
+
+FRAMES = Stage(until=0.4, rate=1.0, pixels=1)
+TIME = Stage(until=0.65, rate=1.25, pixels=17)
+BOTH = Stage(until=1.0, rate=0.5, pixels=2)  # together the halves learn more calmly
+
+_ADD_EVERY = 20  # steps: that costs little time
+
+
+def forms_within(pixels: int) -> list[ReelForm]:
+    """The forms of which a chunk fits into a step of `--pixels`. Raises ValueError where there is none."""
+    fitting = [form for form in FORMS if form.chunk_pixels <= BOTH.pixels * pixels]
     if not fitting:
-        raise ValueError(f"no clip has as few as {max_pixels} pixels; give more with --pixels")
+        least = min(form.chunk_pixels for form in FORMS) // BOTH.pixels
+        raise ValueError(f"--pixels {pixels} is less than the smallest clips need; give {least} or more")
     return fitting
 
 
 class Run:
-    """The networks, what they learn from, and how far they are."""
+    """The network, what it learns from, and how far it is."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.clock = Clock(options.minutes)
         self._device = torch.device(options.device)
-        self._pixels = options.pixels
+        self._pixels: int = options.pixels
         self._rate = options.rate
         self._out = options.out
         torch.manual_seed(options.seed)
-        self.vae = TrainedVae(VaeConfig.from_shape(ARCHITECTURES["shapes"].vae))
-        if options.start:
-            self.vae.load_state_dict(load_weights(options.start, "vae"))
-            self.vae.use_latents_as_they_come()
+        self.vae = load_trained(options.start) if options.start else build_vae()
+        self.vae.use_latents_as_they_come()
         self.vae.to(self._device)
         self._order = torch.Generator().manual_seed(options.seed)
+        forms = forms_within(options.pixels)
+        self._weights = torch.tensor([form.weight for form in forms])
         self._reels = [
             Reel(form, options.store_pixels, (options.seed * 64 + index) * 10**7, self._device)
-            for index, form in enumerate(forms_within(options.pixels * CHUNKS_PIXELS))
+            for index, form in enumerate(forms)
         ]
         num_measured = max(2, min(64, options.pixels // 2**13))
         scenes = [held_out_scene(seed) for seed in range(num_measured)]
         self._held_out_BCTHW = render(scenes, 17, 64, 64, device=self._device)
-        self._curve = Curve(options.out, "vae", ("loss", "frames_psnr", "psnr"))
+        self._curve = Curve(
+            options.out, "vae", ("loss", "frames_psnr", "psnr"), drawn=("psnr", "frames_psnr"), unit="dB"
+        )
         self._num_steps, self._saved = 0, 0.0
 
-    def frames(self, until: float) -> None:
+    def learn_frames(self) -> None:
         """The 2D half."""
         trainer = self._trainer(self.vae.spatial_vae)
 
-        def loss(x_BCTHW: Tensor) -> Tensor:
+        def losses(x_BCTHW: Tensor) -> Tensor:
             return loss_of_frames(self.vae, x_BCTHW)[None]
 
-        for part, reel in self._turns(until, self._reels):
+        for rate in self._rates(FRAMES, trainer):
+            reel = self._reels[self._choose()]
             size = (reel.form.height, reel.form.width)
-            count = max(1, self._pixels * FRAMES_PIXELS // (size[0] * size[1]))
-            trainer.step(size, loss, [reel.sample_frames(count)], self._rate_of(0, trainer, part))
-            self._checkpoint(trainer)
+            x_BCTHW = reel.sample_frames(self._count(FRAMES, size[0] * size[1]))
+            trainer.step(size, losses, [x_BCTHW], rate)
+            self._renew(reel)
 
-    def time(self, until: float) -> None:
-        """The 3D half, on latents that the first stage has left."""
+    def learn_time(self) -> None:
+        """The 3D half, on the 2D latents that the first stage makes of what there is."""
         trainer = self._trainer(self.vae.temporal_vae)
-        for part, (form, y_NCTHW) in self._turns(until, [self._latents(reel) for reel in self._reels]):
-            count = max(1, min(TIME_CHUNKS, self._pixels // 4096) * 17 * 64 * 64 // form.chunk_pixels)
-            chosen_B = torch.randint(len(y_NCTHW), (count,), device=self._device)
+        latents = [self._latents(reel) for reel in self._reels]
 
-            def loss(y_BCTHW: Tensor, num_frames: int) -> Tensor:
-                return loss_of_time(self.vae, y_BCTHW, num_frames)[None]
+        def losses(y_BCTHW: Tensor, num_frames: int) -> Tensor:
+            return loss_of_time(self.vae, y_BCTHW, num_frames)[None]
 
-            losses = partial(loss, num_frames=form.chunk_frames)
-            shape = (form.chunk_frames, form.height, form.width)
-            trainer.step(shape, losses, [y_NCTHW[chosen_B]], self._rate_of(1, trainer, part))
-            self._checkpoint(trainer)
+        for rate in self._rates(TIME, trainer):
+            index = self._choose()
+            form, y_NCTHW = self._reels[index].form, latents[index]
+            chosen_B = torch.randint(len(y_NCTHW), (self._count(TIME, form.chunk_pixels),), device=self._device)
+            trainer.step(form.chunk_shape, partial(losses, num_frames=form.chunk_frames), [y_NCTHW[chosen_B]], rate)
 
-    def all(self) -> None:
+    def learn_both(self) -> None:
         """Both halves, to the end of the run."""
         trainer = self._trainer(self.vae)
 
-        def loss(x_BCTHW: Tensor) -> Tensor:
+        def losses(x_BCTHW: Tensor) -> Tensor:
             return loss_of_all(self.vae, x_BCTHW)[None]
 
-        for part, reel in self._turns(1.0, self._reels):
-            form = reel.form
-            count = max(1, self._pixels * CHUNKS_PIXELS // form.chunk_pixels)
-            shape = (form.chunk_frames, form.height, form.width)
-            trainer.step(shape, loss, [reel.sample(count)], self._rate_of(2, trainer, part))
-            self._checkpoint(trainer)
+        for rate in self._rates(BOTH, trainer):
+            reel = self._reels[self._choose()]
+            x_BCTHW = reel.sample(self._count(BOTH, reel.form.chunk_pixels))
+            trainer.step(reel.form.chunk_shape, losses, [x_BCTHW], rate)
+            self._renew(reel)
         self._save(trainer)
 
-    def _trainer(self, networks: torch.nn.Module) -> Trainer:
-        return Trainer(networks.parameters(), weight_decay=0.0, num_losses=1, device=self._device.type)
+    def _trainer(self, network: nn.Module) -> Trainer:
+        return Trainer(network.parameters(), weight_decay=0.0, num_losses=1, device=self._device.type)
 
-    def _rate_of(self, stage: int, trainer: Trainer, part: float) -> float:
-        return learning_rate(trainer.num_steps, part, self._rate * RATES[stage])
+    def _rates(self, stage: Stage, trainer: Trainer) -> Iterator[float]:
+        """The learning rate of each step of a stage; between them, steps are counted and weights saved."""
+        for part in self.clock.stage(stage.until):
+            yield learning_rate(trainer.num_steps, part, self._rate * stage.rate)
+            self._num_steps += 1
+            if self._num_steps % WAIT_EVERY == 0:
+                if self._device.type == "cuda":
+                    torch.cuda.synchronize()
+                if self.clock.seconds > self._saved + CHECKPOINT_SECONDS:
+                    self._save(trainer)
 
-    def _turns(self, until: float, choices: Sequence[T]) -> Iterator[tuple[float, T]]:
-        """How much of the stage is over, and any of the choices by its reel's weight; at least once."""
-        weights = torch.tensor([reel.form.weight for reel in self._reels])
-        begin = self.clock.part
-        for count in range(10**9):
-            index = int(torch.multinomial(weights, 1, generator=self._order))
-            yield min(1.0, (self.clock.part - begin) / max(1e-9, until - begin)), choices[index]
-            if self.clock.part >= until:
-                return
-            if count % _ADD_EVERY == 0:
-                self._reels[index].add()
+    def _choose(self) -> int:
+        """The number of any form, by weight."""
+        return int(torch.multinomial(self._weights, 1, generator=self._order))
+
+    def _count(self, stage: Stage, pixels_each: int) -> int:
+        """Of frames or chunks, in a step's batch."""
+        return max(1, self._pixels * stage.pixels // pixels_each)
+
+    def _renew(self, reel: Reel) -> None:
+        if self._num_steps % _ADD_EVERY == 0:
+            reel.add()
 
     @torch.no_grad()
-    def _latents(self, reel: Reel) -> tuple[ReelForm, Tensor]:
-        """2D latents of all chunks of a reel, drawn from their posterior."""
+    def _latents(self, reel: Reel) -> Tensor:
+        """y_NCTHW, the 2D latents of all chunks, drawn from their posterior."""
         size = max(1, self._pixels * 4 // reel.form.chunk_pixels)
-        parts = [self.vae.code_frames(x_BCTHW.float())[0] for x_BCTHW in torch.split(reel.all(), size)]
-        return reel.form, torch.cat(parts)
-
-    def _checkpoint(self, trainer: Trainer) -> None:
-        """Counts a step, and saves now and then."""
-        self._num_steps += 1
-        if self._num_steps % WAIT_EVERY == 0:
-            if self._device.type == "cuda":
-                torch.cuda.synchronize()
-            if self.clock.seconds > self._saved + CHECKPOINT_SECONDS:
-                self._save(trainer)
+        return torch.cat([self.vae.encode_frames(x_NCTHW.float())[0] for x_NCTHW in torch.split(reel.all(), size)])
 
     def _save(self, trainer: Trainer) -> None:
         z_BCTHW = self.vae.means(self._held_out_BCTHW)
@@ -171,16 +170,20 @@ class Run:
         self._saved = self.clock.seconds
 
 
+def arguments() -> argparse.ArgumentParser:
+    found = parser("vae", "Trains the autoencoder.", rate=4e-4)
+    found.add_argument("--pixels", type=int, default=2**18, help="of one step's frames together, in the first stage")
+    found.add_argument("--store-pixels", type=int, default=2**28, help="of each form's clips that are kept")
+    return found
+
+
 def main() -> None:
-    arguments = parser("vae", "Trains the autoencoder.", rate=4e-4)
-    arguments.add_argument("--pixels", type=int, default=2**18, help="of one step's frames together")
-    arguments.add_argument("--store-pixels", type=int, default=2**28, help="of each form's clips that are kept")
-    options = arguments.parse_args()
+    options = arguments().parse_args()
     run = Run(options)
     if not options.start:
-        run.frames(FRAMES_UNTIL)
-        run.time(TIME_UNTIL)
-    run.all()
+        run.learn_frames()
+        run.learn_time()
+    run.learn_both()
 
 
 if __name__ == "__main__":

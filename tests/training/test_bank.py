@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 from training import bank
+from training.autoencoder import TrainedVae
 from training.bank import BUCKETS, Bank, Bucket, Shelf, encode
 from training.examples import Examples, Makers, make_examples
 from training.rendering import draw
 from training.tokenizer import build_tokenizer, captions, write_tokenizer
-from training.autoencoder import TrainedVae
 
 from videogen_runner.models.opensora.vae import VaeConfig
 from videogen_runner.models.opensora.vae_spatial import SpatialVaeConfig
@@ -102,6 +102,7 @@ def test_encoding_takes_its_share_of_the_time_and_no_more(
 
     monkeypatch.setattr(Shelf, "add", slow_add)
     monkeypatch.setattr(bank, "FIRST_SECONDS", 20.0)
+    monkeypatch.setattr(bank, "ENCODING_SHARE", 0.25)
     monkeypatch.setattr("training.bank.time.monotonic", lambda: now)
     with Makers(1) as makers:
         one = Bank([SMALL], vae, makers, tokenizer, seed=0, chunk_pixels=40_000, device=CPU)

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from training.autoencoder import build_vae
 from training.checkpoints import load_weights, save_weights
 from training.denoiser import Networks
 from training.tokenizer import build_tokenizer, captions, write_tokenizer
-from training.autoencoder import TrainedVae
 
 from videogen_api.architecture import ARCHITECTURES
-from videogen_runner.models.opensora.vae import VaeConfig
 from videogen_runner.weights.inspection import inspect
 
 SHAPES = ARCHITECTURES["shapes"]
@@ -45,15 +44,15 @@ def change(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
 def test_from_the_weights_of_other_runs_to_a_weights_folder(tmp_path: Path) -> None:
     torch.manual_seed(0)
     write_tokenizer(tmp_path / "tokenizer", build_tokenizer(captions(1500), SHAPES.encoder.vocab_size))
-    vae, networks = TrainedVae(VaeConfig.from_shape(SHAPES.vae)), Networks()
+    vae, networks = build_vae(), Networks()
     save_weights(tmp_path / "first", "vae", vae.state_dict(), step=1)
     save_weights(tmp_path / "first", "denoiser", networks.denoiser.weights(), step=1)
     save_weights(tmp_path / "first", "encoder", networks.encoder_weights(), step=1)
 
-    brief = ("--minutes", 0.01, "--device", "cpu", "--workers", 1, "--from", tmp_path / "first")
-    run("vae", *brief, "--out", tmp_path / "vae", "--pixels", 5000)
+    brief = ("--minutes", 0.01, "--device", "cpu", "--from", tmp_path / "first")
+    run("vae", *brief, "--out", tmp_path / "vae", "--pixels", 2048, "--store-pixels", 9000)
     given = ("--tokenizer", tmp_path / "tokenizer", "--vae", tmp_path / "vae")
-    small = ("--sizes", "64x64", "--frames", 1, "--tokens", 64, "--chunk-pixels", 20_000)
+    small = ("--workers", 1, "--sizes", "64x64", "--frames", 1, "--tokens", 64, "--chunk-pixels", 20_000)
     run("denoiser", *brief, *given, *small, "--out", tmp_path / "denoiser")
     run("export", *given, "--denoiser", tmp_path / "denoiser", "--out", tmp_path / "weights")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 from training.bank import BUCKETS
-from training.denoiser import Averages, Networks, build_optimizer, chosen_buckets
+from training.denoiser import Averages, Networks, chosen_buckets
 
 from videogen_api.architecture import ARCHITECTURES
 from videogen_runner.models.registry import blueprint_of
@@ -23,15 +23,6 @@ def test_checkpoints_hold_exactly_the_tensors_of_the_model(networks: Networks) -
         blueprint = blueprint_of("shapes", component)
         expected = blueprint.shapes(blueprint.config_of(ARCHITECTURES["shapes"]))
         assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == expected
-
-
-def test_every_weight_is_decayed_or_not_exactly_once_and_norms_are_not(networks: Networks) -> None:
-    decayed, kept = build_optimizer(networks, fused=False).param_groups
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.01, 0.0)
-    together = [*decayed["params"], *kept["params"]]
-    assert {id(weight) for weight in together} == {id(w) for w in networks.parameters() if w.requires_grad}
-    assert len(together) == len({id(weight) for weight in together})
-    assert {weight.ndim for weight in kept["params"]} == {1}
 
 
 def test_averages_follow_the_weights_and_change_places_with_them() -> None:

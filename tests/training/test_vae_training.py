@@ -1,135 +1,106 @@
+import csv
+import sys
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from training.checkpoints import save_weights
-from training.rendering import render
-from training.scenes import training_scene
-from training.vae import (
-    FORMS,
-    TrainedVae,
-    difference,
-    draw_posterior,
-    forms_within,
-    load_trained,
-    loss_alone,
-    loss_together,
-    measured_weights,
-    psnr,
-)
+from torch import Tensor
+from training.reels import FORMS
+from training.runs import Clock
+from training.vae import BOTH, FRAMES, TIME, Run, arguments, forms_within, main
 
-from videogen_api.architecture import ARCHITECTURES
-from videogen_runner.models.opensora.vae import VaeConfig, VideoAutoencoder
-from videogen_runner.models.opensora.vae_spatial import SpatialVaeConfig
-from videogen_runner.models.opensora.vae_temporal import TemporalVaeConfig
-
-TINY = VaeConfig(
-    spatial=SpatialVaeConfig(block_channels=(8, 8, 8, 8), layers_per_block=1, num_groups=2),
-    temporal=TemporalVaeConfig(filters=8, channel_multipliers=(1, 1, 1, 1), num_res_blocks=1, num_groups=2),
-)
+ONE_STEP = "1e-6"  # minutes: every stage has one step at least
+HALVES = {"spatial_vae", "temporal_vae"}
 
 
-class NoNoise:
-    def posterior_spatial(self, _: int, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.zeros(shape)
-
-    posterior_temporal = posterior_spatial
-
-
-def build_vae() -> TrainedVae:
-    torch.manual_seed(0)
-    return TrainedVae(TINY)
-
-
-def clips(num_frames: int = 17) -> torch.Tensor:
-    return render([training_scene(seed) for seed in range(3)], num_frames, 32, 32)
-
-
-def test_what_is_measured_gives_the_runners_latents_a_mean_of_0_and_a_variance_of_1() -> None:
-    runner = VideoAutoencoder(TINY)
-    runner.load_state_dict(measured_weights(build_vae(), build_vae().means(clips())))
-    z_BCTHW = runner.encode(clips(), NoNoise())
-    assert torch.allclose(z_BCTHW.mean(dim=(0, 2, 3, 4)), torch.zeros(4), atol=1e-4)
-    assert torch.allclose(z_BCTHW.std(dim=(0, 2, 3, 4)), torch.ones(4), atol=1e-4)
+def arguments_of(out: Path, *more: str) -> list[str]:
+    return [
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--minutes",
+        ONE_STEP,
+        "--pixels",
+        "2048",
+        "--store-pixels",
+        "9000",
+        *more,
+    ]
 
 
-@pytest.mark.parametrize("num_frames", [1, 17, 34])
-def test_training_decodes_as_the_runner_does(num_frames: int) -> None:
-    vae, x_BCTHW = build_vae(), clips(num_frames)
-    runner = VideoAutoencoder(TINY)
-    runner.load_state_dict(measured_weights(vae, vae.means(clips())))
-    with torch.no_grad():
-        theirs_BCTHW = runner.decode(runner.encode(x_BCTHW, NoNoise()), num_frames)
-        ours_BCTHW = vae.draw_frames(vae.decode_time(vae.means(x_BCTHW), num_frames))
-    assert torch.allclose(ours_BCTHW, theirs_BCTHW, atol=1e-4)
+def build_run(out: Path, *more: str) -> Run:
+    return Run(arguments().parse_args(arguments_of(out, *more)))
 
 
-def test_a_run_goes_on_from_the_weights_of_another_and_knows_their_shift_and_scale(tmp_path: Path) -> None:
-    vae = TrainedVae(VaeConfig.from_shape(ARCHITECTURES["shapes"].vae))
-    weights = measured_weights(vae, vae.means(clips()))
-    save_weights(tmp_path, "vae", weights, step=1)
-    again = load_trained(tmp_path)
-    assert {name for name, tensor in again.state_dict().items() if not torch.equal(tensor, weights[name])} == set()
-    again.use_latents_as_they_come()
-    assert torch.equal(again.means(clips()), vae.means(clips()))
+def weights(run: Run) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in run.vae.named_parameters()}
 
 
-@pytest.mark.parametrize("loss", [loss_alone, loss_together])
-def test_every_weight_learns(loss) -> None:  # type: ignore[no-untyped-def]
-    vae = build_vae()
-    loss(vae, clips()).backward()
-    still = {name for name, weight in vae.named_parameters() if weight.grad is None or not weight.grad.abs().max() > 0}
-    assert still == set()
+def changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:
+    """The greatest of each half."""
+    return {
+        half: max((after[name] - before[name]).abs().max().item() for name in before if name.startswith(half))
+        for half in HALVES
+    }
 
 
-def test_alone_the_3d_half_teaches_the_2d_half_nothing() -> None:
-    def gradient(vae: TrainedVae) -> torch.Tensor:
-        torch.manual_seed(1)
-        loss_alone(vae, clips()).backward()  # type: ignore[no-untyped-call]
-        found = vae.spatial_vae.module.quant_conv.weight.grad
-        assert found is not None
-        return found
-
-    vae, other = build_vae(), build_vae()
-    with torch.no_grad():
-        for weight in other.temporal_vae.parameters():
-            weight.mul_(0.5)
-    assert torch.equal(gradient(vae), gradient(other))
+def test_each_stage_changes_its_half_at_its_rate_and_not_one_bit_of_the_other(tmp_path: Path) -> None:
+    run = build_run(tmp_path, "--rate", "0.3")
+    found = [weights(run)]
+    for learn in (run.learn_frames, run.learn_time, run.learn_both):
+        learn()
+        found.append(weights(run))
+    first, second, third = (changes(*pair) for pair in pairwise(found))
+    # The first of 300 steps of warm-up; the first step of Adam is as long as the rate.
+    assert first == {"spatial_vae": pytest.approx(1e-3 * FRAMES.rate, rel=1e-3), "temporal_vae": 0.0}
+    assert second == {"spatial_vae": 0.0, "temporal_vae": pytest.approx(1e-3 * TIME.rate, rel=1e-3)}
+    assert third == dict.fromkeys(HALVES, pytest.approx(1e-3 * BOTH.rate, rel=1e-3))
 
 
-def test_equal_videos_are_not_apart_and_edges_and_flicker_count_more_than_a_shade() -> None:
-    x_BCTHW = torch.zeros(1, 3, 4, 8, 8)
-    shade, flicker, edges = (x_BCTHW.clone() for _ in range(3))
-    shade += 0.1
-    flicker += torch.tensor([0.1, -0.1, 0.1, -0.1])[:, None, None]
-    edges += torch.tensor([0.1, -0.1] * 4)
-    assert difference(x_BCTHW, x_BCTHW).item() == 0
-    assert difference(x_BCTHW, shade).item() == pytest.approx(0.1 + 0.5 * 0.01)
-    assert difference(x_BCTHW, flicker).item() == pytest.approx(0.105 + 0.25 * 0.2)
-    assert difference(x_BCTHW, edges).item() == pytest.approx(0.105 + 0.5 * 0.2)
+def test_stages_end_at_their_parts_of_the_time(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    seconds = count()
+    run.clock = Clock(20 / 60, lambda: next(seconds))  # one second passes whenever the clock is looked at
+    ends = []
+    for learn, stage in ((run.learn_frames, FRAMES), (run.learn_time, TIME), (run.learn_both, BOTH)):
+        learn()
+        ends.append(run.clock.part - stage.until)
+    assert FRAMES.until < TIME.until < BOTH.until == 1.0
+    assert all(0 <= end <= 0.15 for end in ends)
 
 
-def test_the_divergence_of_the_normal_distribution_is_0() -> None:
-    _, of_normal = draw_posterior(torch.zeros(2, 8, 3, 3))
-    _, of_shifted = draw_posterior(torch.cat([torch.ones(2, 4, 3, 3), torch.zeros(2, 4, 3, 3)], dim=1))
-    assert (of_normal.item(), of_shifted.item()) == (0.0, 0.5)
+def steps_of(out: Path) -> int:
+    with (out / "vae.csv").open() as file:
+        return int(list(csv.DictReader(file))[-1]["step"])
 
 
-def test_psnr_counts_colours_that_are_wrong_by_a_tenth_of_their_range_as_20_decibels() -> None:
-    class Paler(TrainedVae):
-        def draw_frames(self, _: torch.Tensor) -> torch.Tensor:
-            return torch.full((1, 3, 17, 32, 32), 0.2)
+def test_a_new_run_has_three_stages_and_one_that_goes_on_has_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vae", *arguments_of(tmp_path / "first")])
+    main()
+    monkeypatch.setattr(sys, "argv", ["vae", *arguments_of(tmp_path / "second", "--from", str(tmp_path / "first"))])
+    main()
+    assert (steps_of(tmp_path / "first"), steps_of(tmp_path / "second")) == (3, 1)
 
-    assert psnr(Paler(TINY), torch.zeros(1, 3, 17, 32, 32), torch.zeros(1, 4, 5, 4, 4)) == pytest.approx(20.0, abs=1e-3)
+
+def test_equal_seeds_give_equal_weights_and_clips_and_other_seeds_give_others(tmp_path: Path) -> None:
+    def begin(seed: int) -> tuple[dict[str, Tensor], Tensor]:
+        run = build_run(tmp_path, "--seed", str(seed))
+        return weights(run), run._reels[0].all()
+
+    (first, clips), (again, again_clips), (other, other_clips) = begin(1), begin(1), begin(2)
+    assert changes(first, again) == dict.fromkeys(HALVES, 0.0)
+    assert torch.equal(clips, again_clips)
+    assert min(changes(first, other).values()) > 0
+    assert not torch.equal(clips, other_clips)
 
 
-def test_only_forms_that_fit_are_drawn() -> None:
+def test_only_forms_of_which_a_chunk_fits_into_the_last_stages_step_are_drawn() -> None:
     assert forms_within(10**9) == list(FORMS)
-    assert {form.num_frames * form.height * form.width <= 70_000 for form in forms_within(70_000)} == {True}
-    with pytest.raises(ValueError, match="give more with --pixels"):
-        forms_within(100)
-
-
-def test_a_whole_number_of_chunks_or_a_still_is_in_every_form() -> None:
-    assert {form.num_frames % 17 for form in FORMS if form.num_frames > 1} == {0}
-    assert sum(form.weight for form in FORMS) == pytest.approx(1.0)
+    assert {(form.chunk_frames, form.height) for form in forms_within(35_000)} == {(1, 64), (17, 64), (1, 144)}
+    assert forms_within(2048) == [form for form in FORMS if form.chunk_pixels == 64 * 64]
+    with pytest.raises(ValueError, match="--pixels 2047 is less than the smallest clips need; give 2048 or more"):
+        forms_within(2047)
