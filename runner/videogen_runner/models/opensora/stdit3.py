@@ -416,18 +416,38 @@ class STDiT3(nn.Module):
 
         `x_mask_BT` is False for frames that are given, not denoised (they count as t = 0); None where there are none.
         """
+        t_BD, modulation_BTMD = self.modulation(t_B, conditioning, x_mask_BT)
+        x_BTSD = self.embed(z_BCTHW, conditioning)
+        for block, text in zip(self._blocks(), conditioning.text, strict=True):
+            x_BTSD = block(x_BTSD, modulation_BTMD, text, conditioning.text_mask_B11L, conditioning.rope)
         height, width = z_BCTHW.shape[-2:]
+        return self.predict(x_BTSD, t_BD, conditioning, x_mask_BT, (height, width))
+
+    def modulation(self, t_B: Tensor, conditioning: Conditioning, x_mask_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+        """t_BD, and what modulates all blocks: modulation_BTMD, whose T is 1 where no frame is given."""
         t_BD = self.t_embedder(t_B, conditioning.frequencies_A) + conditioning.fps_BD
         modulation_BTMD = self._modulation(t_BD)[:, None]
         if x_mask_BT is not None:
             t0_B1MD = conditioning.t0_modulation_BMD[:, None]
             modulation_BTMD = torch.where(x_mask_BT[:, :, None, None], modulation_BTMD, t0_B1MD)
+        return t_BD, modulation_BTMD
 
-        x_BTSD = self.x_embedder(z_BCTHW.to(self.dtype)) + conditioning.position_SD
-        for block, text in zip(self._blocks(), conditioning.text, strict=True):
-            x_BTSD = block(x_BTSD, modulation_BTMD, text, conditioning.text_mask_B11L, conditioning.rope)
+    def embed(self, z_BCTHW: Tensor, conditioning: Conditioning) -> Tensor:
+        """Latents -> what the first block gets, x_BTSD."""
+        x_BTSD: Tensor = self.x_embedder(z_BCTHW.to(self.dtype)) + conditioning.position_SD
+        return x_BTSD
+
+    def predict(
+        self,
+        x_BTSD: Tensor,
+        t_BD: Tensor,
+        conditioning: Conditioning,
+        x_mask_BT: Tensor | None,
+        latent_size: tuple[int, int],  # rows, columns
+    ) -> Tensor:
+        """What the last block gives -> pred_BKTHW in fp32."""
         x_BTSP: Tensor = self.final_layer(x_BTSD, t_BD, conditioning.t0_BD, x_mask_BT)
-        return self._unpatchify(x_BTSP, height, width).float()
+        return self._unpatchify(x_BTSP, *latent_size).float()
 
     def _blocks(self) -> list[STDiT3Block]:
         """Spatial 0, temporal 0, spatial 1, temporal 1 ..."""

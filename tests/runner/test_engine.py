@@ -1,0 +1,136 @@
+"""The engine against the model: in fp32 nothing but the order of sums differs.
+
+Triton's kernels run in its interpreter where there is no card, and on the card where there is one:
+python -m pytest tests/runner/test_engine.py
+"""
+
+import importlib
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from videogen_runner.engine.denoising import FusedDenoiser
+from videogen_runner.engine.kernels import Kernels, PlainKernels
+from videogen_runner.models.opensora.stdit3 import Conditioning, SelfAttention, STDiT3, STDiT3Config
+
+# The interpreter multiplies matrices of bf16 as if they were whole numbers.
+HALF = torch.bfloat16 if torch.cuda.is_available() else torch.float16
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# 12 channels a head: no power of two, as the 72 of the released model.
+CONFIG = STDiT3Config(
+    hidden_size=24, depth=2, num_heads=2, caption_channels=10, model_max_length=8, mlp_ratio=2.0, input_sq_size=64
+)
+IMAGE_SIZE, LATENT_SIZE = (32, 24), (5, 4, 3)
+SAMPLES, FRAMES, TOKENS, WIDTH = 2, 5, 3, CONFIG.hidden_size
+
+
+@pytest.fixture(params=["plain", "triton"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    if request.param == "plain":
+        return PlainKernels()
+    if DEVICE.type == "cpu":
+        monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when kernels are defined
+    module = importlib.import_module("videogen_runner.engine.triton_kernels")
+    built: Kernels = module.TritonKernels()
+    return built
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def build_attention() -> SelfAttention:
+    torch.manual_seed(3)
+    attention = SelfAttention(CONFIG)
+    for weight in attention.parameters():
+        nn.init.normal_(weight, std=0.5)
+    return attention.to(DEVICE)
+
+
+def build_model(config: STDiT3Config = CONFIG) -> STDiT3:
+    torch.manual_seed(0)
+    model = STDiT3(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model.to(DEVICE)
+
+
+def check_equal(ours: Tensor, theirs: Tensor, tolerance: float = 2e-5) -> None:
+    """Within this part of the largest value."""
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype
+    assert (ours.float() - theirs.float()).abs().max().item() <= tolerance * theirs.float().abs().max().item()
+
+
+@pytest.mark.parametrize("modulated_frames", [1, FRAMES])
+def test_sum_norm_and_modulation_are_those_of_plain_operations(kernels: Kernels, modulated_frames: int) -> None:
+    x_BTSD, y_BTSD = (random(SAMPLES, FRAMES, TOKENS, WIDTH, seed=seed) for seed in (1, 2))
+    shift_BTD, scale_BTD, gate_BTD, *_ = random(SAMPLES, modulated_frames, 6, WIDTH, seed=4).unbind(2)
+    plain = PlainKernels()
+    check_equal(kernels.norm_modulate(x_BTSD, shift_BTD, scale_BTD), plain.norm_modulate(x_BTSD, shift_BTD, scale_BTD))
+    check_equal(kernels.gated_add(x_BTSD, y_BTSD, gate_BTD), plain.gated_add(x_BTSD, y_BTSD, gate_BTD))
+    for gate in (gate_BTD, None):
+        ours = kernels.add_norm_modulate(x_BTSD, y_BTSD, gate, shift_BTD, scale_BTD)
+        for our, their in zip(ours, plain.add_norm_modulate(x_BTSD, y_BTSD, gate, shift_BTD, scale_BTD), strict=True):
+            check_equal(our, their)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 17])
+def test_attention_over_space_and_over_time_is_that_of_the_model(kernels: Kernels, frames: int) -> None:
+    attention = build_attention()
+    x_BTSD = random(SAMPLES, frames, TOKENS, WIDTH)
+    rope = tuple(part_T1E.to(DEVICE) for part_T1E in build_model().rope(frames))
+    with torch.no_grad():
+        over_space = attention.proj(kernels.spatial_attention(attention.qkv(x_BTSD), attention))
+        over_time = attention.proj(kernels.temporal_attention(attention.qkv(x_BTSD), attention, (rope[0], rope[1])))
+        frames_MSD = x_BTSD.flatten(0, 1)
+        tokens_MTD = x_BTSD.transpose(1, 2).flatten(0, 1)
+        check_equal(over_space, attention(frames_MSD, None).view(x_BTSD.shape))
+        theirs_BSTD = attention(tokens_MTD, (rope[0], rope[1])).view(SAMPLES, TOKENS, frames, WIDTH)
+        check_equal(over_time, theirs_BSTD.transpose(1, 2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("given", [False, True], ids=["all frames free", "a frame given"])
+@pytest.mark.parametrize("lengths", [(4, 4), (4, 7)], ids=["equal captions", "padded captions"])
+def test_a_step_is_that_of_the_model(kernels: Kernels, lengths: tuple[int, int], given: bool) -> None:
+    model = build_model()
+    z_BCTHW = random(SAMPLES, CONFIG.in_channels, *LATENT_SIZE, seed=5)
+    t_B = torch.tensor([950.0, 400.0], device=DEVICE)
+    tokens_LX = [random(length, CONFIG.caption_channels, seed=length) for length in lengths]
+    conditioning = model.prepare(tokens_LX, torch.full((SAMPLES,), 24.0), IMAGE_SIZE, LATENT_SIZE)
+    x_mask_BT = torch.tensor([[False, True, True, True, True], [True] * 5], device=DEVICE) if given else None
+    ours = FusedDenoiser(model, kernels)(z_BCTHW, t_B, conditioning, x_mask_BT)
+    check_equal(ours, model(z_BCTHW, t_B, conditioning, x_mask_BT), tolerance=1e-4)
+
+
+@torch.no_grad()
+def test_in_half_precision_a_step_is_as_near_to_fp32_as_the_models_own(kernels: Kernels) -> None:
+    model = build_model()
+    for parameter in model.parameters():
+        parameter.mul_(0.5)  # so that errors stay small, and their size is no chance
+    inputs = random(SAMPLES, CONFIG.in_channels, *LATENT_SIZE, seed=5), torch.tensor([950.0, 400.0], device=DEVICE)
+    tokens_LX = [random(4, CONFIG.caption_channels, seed=seed) for seed in (4, 5)]
+
+    def prepare() -> Conditioning:
+        return model.prepare(tokens_LX, torch.full((SAMPLES,), 24.0), IMAGE_SIZE, LATENT_SIZE)
+
+    exact = model(*inputs, prepare())
+    model.to(HALF)
+    theirs = model(*inputs, prepare())
+    ours = FusedDenoiser(model, kernels)(*inputs, prepare())
+    assert (ours - exact).norm().item() <= 1.25 * (theirs - exact).norm().item()
+
+
+@pytest.mark.parametrize("kernels", ["triton"], indirect=True)
+def test_what_the_fused_kernels_cannot_take_is_refused(kernels: Kernels) -> None:
+    no_norms = SelfAttention(replace(CONFIG, qk_norm=False)).to(DEVICE)
+    with pytest.raises(ValueError, match="use PlainKernels"):
+        kernels.spatial_attention(random(1, 1, 3, 3 * WIDTH), no_norms)
+    shift_BTD, scale_BTD, *_ = random(1, 1, 6, WIDTH).unbind(2)
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.norm_modulate(random(1, 2, WIDTH, 3).transpose(2, 3), shift_BTD, scale_BTD)
+    with pytest.raises(ValueError, match="slices of one table"):
+        kernels.norm_modulate(random(1, 2, 3, WIDTH), shift_BTD, random(1, 2, WIDTH))
