@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from videogen_runner.engine.denoising import FusedDenoiser
 from videogen_runner.engine.kernels import Kernels, PlainKernels
+from videogen_runner.engine.step import step_function
 from videogen_runner.models.opensora.stdit3 import Conditioning, SelfAttention, STDiT3, STDiT3Config
 
 # The interpreter multiplies matrices of bf16 as if they were whole numbers.
@@ -57,6 +58,11 @@ def build_model(config: STDiT3Config = CONFIG) -> STDiT3:
     return model.to(DEVICE)
 
 
+def prepare(model: STDiT3, lengths: tuple[int, ...] = (4, 4)) -> Conditioning:
+    tokens_LX = [random(length, CONFIG.caption_channels, seed=row) for row, length in enumerate(lengths)]
+    return model.prepare(tokens_LX, torch.full((SAMPLES,), 24.0), IMAGE_SIZE, LATENT_SIZE)
+
+
 def check_equal(ours: Tensor, theirs: Tensor, tolerance: float = 2e-5) -> None:
     """Within this part of the largest value."""
     assert ours.shape == theirs.shape
@@ -99,8 +105,7 @@ def test_a_step_is_that_of_the_model(kernels: Kernels, lengths: tuple[int, int],
     model = build_model()
     z_BCTHW = random(SAMPLES, CONFIG.in_channels, *LATENT_SIZE, seed=5)
     t_B = torch.tensor([950.0, 400.0], device=DEVICE)
-    tokens_LX = [random(length, CONFIG.caption_channels, seed=length) for length in lengths]
-    conditioning = model.prepare(tokens_LX, torch.full((SAMPLES,), 24.0), IMAGE_SIZE, LATENT_SIZE)
+    conditioning = prepare(model, lengths)
     x_mask_BT = torch.tensor([[False, True, True, True, True], [True] * 5], device=DEVICE) if given else None
     ours = FusedDenoiser(model, kernels)(z_BCTHW, t_B, conditioning, x_mask_BT)
     check_equal(ours, model(z_BCTHW, t_B, conditioning, x_mask_BT), tolerance=1e-4)
@@ -112,15 +117,10 @@ def test_in_half_precision_a_step_is_as_near_to_fp32_as_the_models_own(kernels: 
     for parameter in model.parameters():
         parameter.mul_(0.5)  # so that errors stay small, and their size is no chance
     inputs = random(SAMPLES, CONFIG.in_channels, *LATENT_SIZE, seed=5), torch.tensor([950.0, 400.0], device=DEVICE)
-    tokens_LX = [random(4, CONFIG.caption_channels, seed=seed) for seed in (4, 5)]
-
-    def prepare() -> Conditioning:
-        return model.prepare(tokens_LX, torch.full((SAMPLES,), 24.0), IMAGE_SIZE, LATENT_SIZE)
-
-    exact = model(*inputs, prepare())
+    exact = model(*inputs, prepare(model))
     model.to(HALF)
-    theirs = model(*inputs, prepare())
-    ours = FusedDenoiser(model, kernels)(*inputs, prepare())
+    theirs = model(*inputs, prepare(model))
+    ours = FusedDenoiser(model, kernels)(*inputs, prepare(model))
     assert (ours - exact).norm().item() <= 1.25 * (theirs - exact).norm().item()
 
 
@@ -134,3 +134,46 @@ def test_what_the_fused_kernels_cannot_take_is_refused(kernels: Kernels) -> None
         kernels.norm_modulate(random(1, 2, WIDTH, 3).transpose(2, 3), shift_BTD, scale_BTD)
     with pytest.raises(ValueError, match="slices of one table"):
         kernels.norm_modulate(random(1, 2, 3, WIDTH), shift_BTD, random(1, 2, WIDTH))
+
+
+def test_on_a_cpu_a_step_is_the_models_own() -> None:
+    model = build_model().cpu()
+    conditioning = prepare(model)
+    z_BCTHW, t_B = random(SAMPLES, 4, *LATENT_SIZE).cpu(), torch.tensor([950.0, 400.0])
+    with torch.no_grad():
+        assert torch.equal(
+            step_function(model, conditioning)(z_BCTHW, t_B, None), model(z_BCTHW, t_B, conditioning, None)
+        )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+class TestOnACard:
+    @torch.no_grad()
+    def test_captured_steps_are_those_that_are_not_captured(self) -> None:
+        model = build_model()
+        conditioning = prepare(model)
+        captured = step_function(model, conditioning)
+        plain = FusedDenoiser(model, importlib.import_module("videogen_runner.engine.triton_kernels").TritonKernels())
+        mask_BT = torch.tensor([[False, True, True, True, True]] * SAMPLES, device=DEVICE)
+        for seed in range(6):
+            z_BCTHW = random(SAMPLES, 4, *LATENT_SIZE, seed=seed)
+            t_B = torch.tensor([950.0 - 100 * seed, 400.0], device=DEVICE)
+            for x_mask_BT in (None, mask_BT):
+                ours = captured(z_BCTHW, t_B, x_mask_BT).clone()
+                assert torch.equal(ours, plain(z_BCTHW, t_B, conditioning, x_mask_BT))
+
+    @torch.no_grad()
+    def test_no_step_waits_for_the_device(self) -> None:
+        model = build_model()
+        step = step_function(model, prepare(model))
+        z_BCTHW, t_B = random(SAMPLES, 4, *LATENT_SIZE), torch.tensor([950.0, 400.0], device=DEVICE)
+        for _ in range(3):
+            step(z_BCTHW, t_B, None)
+        both = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=both) as profile:
+            for _ in range(3):
+                step(z_BCTHW, t_B, None)
+        # The profiler itself waits for the whole device when it ends.
+        calls = {event.key: event.count for event in profile.key_averages()}
+        assert calls["cudaGraphLaunch"] == 3
+        assert {key for key in calls if key in ("cudaStreamSynchronize", "cudaEventSynchronize")} == set()
