@@ -60,7 +60,7 @@ def plot(xs: Sequence[float], lines: Mapping[str, Sequence[float]], *, across: s
         draw.text((_LEFT - 8, y), f"{tick:,.6g}", _INK, _FONT, anchor="rm")
     draw.rectangle((_LEFT, _TOP, _RIGHT, _BOTTOM), outline=_INK)
     draw.text(((_LEFT + _RIGHT) / 2, SIZE[1] - 8), across, _INK, _FONT, anchor="mb")
-    draw.text((_LEFT - 8, _TOP - 10), unit, _INK, _FONT, anchor="rb")
+    draw.text((_LEFT - 8, _TOP - 14), unit, _INK, _FONT, anchor="rs")
     name_left = float(_LEFT)
     for number, (name, line) in enumerate(points.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -68,7 +68,7 @@ def plot(xs: Sequence[float], lines: Mapping[str, Sequence[float]], *, across: s
         draw.line(places, colour, width=2)
         for x, y in places:
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
-        draw.text((name_left, _TOP - 10), name, colour, _FONT, anchor="lb")
+        draw.text((name_left, _TOP - 14), name, colour, _FONT, anchor="ls")
         name_left += _FONT.getlength(name) + 24
     return image
 

@@ -1,8 +1,8 @@
 """Trains the autoencoder of `shapes`: `python -m training.vae --out DIR`, see docs/shapes-model.md.
 
 A new run has three stages: the 2D half learns from single frames, no two of a kind; then the 3D half learns from the
-latents of the first, so small that thousands of steps take a minute; then both learn from the frames that come out of
-the whole. A run that goes on from another has the last stage only.
+first one's latents, 48 times fewer numbers than pixels; then both learn from the frames that come out of the whole. A
+run that goes on from another has the last stage only.
 
 Shape suffixes: as in the runner's vae.py; N chunks of a reel.
 """
