@@ -45,7 +45,7 @@ class PaddedText:
     y_BLX: Tensor
     mask_BL: Tensor  # not 0 where a token is real
 
-    def tokens_LX(self) -> list[Tensor]:
+    def real_tokens(self) -> list[Tensor]:
         """Each sample's real tokens."""
         return [y_LX[mask_L != 0] for y_LX, mask_L in zip(self.y_BLX, self.mask_BL, strict=True)]
 

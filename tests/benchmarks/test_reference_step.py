@@ -73,7 +73,7 @@ def test_the_reference_step_is_the_plain_model_with_and_without_given_frames(
     z_BCTHW = torch.randn(2, 4, 5, 8, 11, generator=torch.Generator().manual_seed(1))
     t_B, fps_B = torch.tensor([900.0, 310.0]), torch.full((2,), 24.0)
     text = build_text(tiny, [4, 7])
-    conditioning = tiny.prepare(text.tokens_LX(), fps_B, IMAGE_SIZE, (5, 8, 11))
+    conditioning = tiny.prepare(text.real_tokens(), fps_B, IMAGE_SIZE, (5, 8, 11))
     expected = tiny(z_BCTHW, t_B, conditioning, asked)
     pred_BKTHW = ReferenceStep(tiny)(z_BCTHW, t_B, text, fps_B, IMAGE_SIZE, x_mask_BT)
     assert relative_error(pred_BKTHW, expected) <= BOUND
