@@ -11,7 +11,8 @@ def kernel_table(step: StepFunction, workload: Workload) -> str:
     """A Markdown table of the largest kernels of one step (on a CPU, operations), by the time that is their own."""
     device = workload.z_BCTHW.device
     on_card = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_card else [])]) as profiled:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_card else [])]
+    with profile(activities=activities, acc_events=True) as profiled:
         step(workload.z_BCTHW, workload.times_IB[0])
         wait(device)
     kind = "CUDA" if on_card else "CPU"
