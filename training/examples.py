@@ -71,11 +71,6 @@ def _labels(scene: Scene, *, moving: bool) -> list[list[int]]:
     return rows
 
 
-def make_drawing(seed: int, count: int, num_frames: int) -> Drawing:
-    """The same scenes without captions."""
-    return plan_drawing([training_scene(number) for number in range(seed, seed + count)], num_frames)
-
-
 class Makers:
     """Processes that work ahead. Use as a context manager; results come in the order they were asked for."""
 
@@ -99,15 +94,6 @@ class Makers:
         while True:
             while len(waiting) < self.ahead:
                 waiting.append(self._pool.submit(make_examples, tokenizer, seed, count, num_frames))
-                seed += count
-            yield waiting.popleft().result()
-
-    def drawings(self, seed: int, count: int, num_frames: int) -> Iterator[Drawing]:
-        """As `examples`, without captions."""
-        waiting: deque[Future[Drawing]] = deque()
-        while True:
-            while len(waiting) < self.ahead:
-                waiting.append(self._pool.submit(make_drawing, seed, count, num_frames))
                 seed += count
             yield waiting.popleft().result()
 
