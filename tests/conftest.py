@@ -1,6 +1,7 @@
-"""Settings of every test run: one before any test imports torch, one for how workers share the tests."""
+"""Settings of every test run: some before any test imports torch or Triton, one for how workers share the tests."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
 # Fixtures were recorded in numbers that this mode gives on every x86-64 processor; tests/parity/check.py says more.
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
+
+# Without a card Triton's kernels run in its interpreter. It looks when it is imported, and much imports it.
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # How long an example takes depends on what else the machine does; speed is measured in benchmarks/.
 hypothesis.settings.register_profile("project", deadline=None)

@@ -43,7 +43,9 @@ class Trainer:
         self._sums = torch.zeros(num_losses + 1, device=self._device)
         self._captured: dict[Hashable, _Captured] = {}
         self._warmed: dict[Hashable, int] = {}
-        self._pool: Any = torch.cuda.graph_pool_handle() if self._is_cuda else None
+        if self._is_cuda:
+            self._pool: Any = torch.cuda.graph_pool_handle()
+            self._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.num_steps = 0
 
     def step(self, form: Hashable, losses: Losses, inputs: Sequence[Tensor], rate: float) -> None:
@@ -67,7 +69,7 @@ class Trainer:
         return [total / count if count else float("nan") for total in sums]
 
     def _warm_up(self, form: Hashable, losses: Losses, inputs: Sequence[Tensor]) -> None:
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = self._side
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             self._step(losses, inputs)

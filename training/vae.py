@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -44,16 +45,20 @@ class Stage:
 
 FRAMES = Stage(until=0.4, rate=1.0, pixels=1)
 TIME = Stage(until=0.65, rate=1.25, pixels=17)
-BOTH = Stage(until=1.0, rate=0.5, pixels=2)  # together the halves learn more calmly
+BOTH = Stage(until=1.0, rate=0.5, pixels=3)  # together the halves learn more calmly
 
 _ADD_EVERY = 20  # steps: that costs little time
+
+
+PIXELS = 2**18
+"""Of a step of the first stage, if nothing else is asked for: clips of every form fit into one of the last."""
 
 
 def forms_within(pixels: int) -> list[ReelForm]:
     """The forms of which a chunk fits into a step of `--pixels`. Raises ValueError where there is none."""
     fitting = [form for form in FORMS if form.chunk_pixels <= BOTH.pixels * pixels]
     if not fitting:
-        least = min(form.chunk_pixels for form in FORMS) // BOTH.pixels
+        least = ceil(min(form.chunk_pixels for form in FORMS) / BOTH.pixels)
         raise ValueError(f"--pixels {pixels} is less than the smallest clips need; give {least} or more")
     return fitting
 
@@ -172,7 +177,7 @@ class Run:
 
 def arguments() -> argparse.ArgumentParser:
     found = parser("vae", "Trains the autoencoder.", rate=4e-4)
-    found.add_argument("--pixels", type=int, default=2**18, help="of one step's frames together, in the first stage")
+    found.add_argument("--pixels", type=int, default=PIXELS, help="of one step's frames together, in the first stage")
     found.add_argument("--store-pixels", type=int, default=2**28, help="of each form's clips that are kept")
     return found
 

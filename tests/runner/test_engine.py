@@ -4,7 +4,6 @@ Triton's kernels run in its interpreter where there is no card, and on the card 
 python -m pytest tests/runner/test_engine.py
 """
 
-import importlib
 from dataclasses import replace
 
 import pytest
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from videogen_runner.engine.denoising import FusedDenoiser
 from videogen_runner.engine.kernels import Kernels, PlainKernels
 from videogen_runner.engine.step import step_function
+from videogen_runner.engine.triton_kernels import TritonKernels
 from videogen_runner.models.opensora.stdit3 import Conditioning, SelfAttention, STDiT3, STDiT3Config
 
 # The interpreter multiplies matrices of bf16 as if they were whole numbers.
@@ -28,14 +28,8 @@ SAMPLES, FRAMES, TOKENS, WIDTH = 2, 5, 3, CONFIG.hidden_size
 
 
 @pytest.fixture(params=["plain", "triton"])
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
-    if request.param == "plain":
-        return PlainKernels()
-    if DEVICE.type == "cpu":
-        monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when kernels are defined
-    module = importlib.import_module("videogen_runner.engine.triton_kernels")
-    built: Kernels = module.TritonKernels()
-    return built
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    return PlainKernels() if request.param == "plain" else TritonKernels()
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -124,6 +118,19 @@ def test_in_half_precision_a_step_is_as_near_to_fp32_as_the_models_own(kernels: 
     assert (ours - exact).norm().item() <= 1.25 * (theirs - exact).norm().item()
 
 
+def test_more_frames_than_a_program_holds_take_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videogen_runner.engine.triton_kernels.MAX_FRAMES", 4)
+    attention = build_attention()
+    cos_T1E, sin_T1E = build_model().rope(5)
+    x_BTSD = random(1, 5, TOKENS, WIDTH)
+    with torch.no_grad():
+        ours, theirs = (
+            kernels.temporal_attention(attention.qkv(x_BTSD), attention, (cos_T1E, sin_T1E))
+            for kernels in (TritonKernels(), PlainKernels())
+        )
+    assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("kernels", ["triton"], indirect=True)
 def test_what_the_fused_kernels_cannot_take_is_refused(kernels: Kernels) -> None:
     no_norms = SelfAttention(replace(CONFIG, qk_norm=False)).to(DEVICE)
@@ -134,6 +141,8 @@ def test_what_the_fused_kernels_cannot_take_is_refused(kernels: Kernels) -> None
         kernels.norm_modulate(random(1, 2, WIDTH, 3).transpose(2, 3), shift_BTD, scale_BTD)
     with pytest.raises(ValueError, match="slices of one table"):
         kernels.norm_modulate(random(1, 2, 3, WIDTH), shift_BTD, random(1, 2, WIDTH))
+    with pytest.raises(ValueError, match="slices of one table"):
+        kernels.norm_modulate(random(1, 2, 3, WIDTH), *[random(WIDTH, 2, 1).permute(2, 1, 0)] * 2)
 
 
 def test_on_a_cpu_a_step_is_the_models_own() -> None:
@@ -153,7 +162,7 @@ class TestOnACard:
         model = build_model()
         conditioning = prepare(model)
         captured = step_function(model, conditioning)
-        plain = FusedDenoiser(model, importlib.import_module("videogen_runner.engine.triton_kernels").TritonKernels())
+        plain = FusedDenoiser(model, TritonKernels())
         mask_BT = torch.tensor([[False, True, True, True, True]] * SAMPLES, device=DEVICE)
         for seed in range(6):
             z_BCTHW = random(SAMPLES, 4, *LATENT_SIZE, seed=seed)

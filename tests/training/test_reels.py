@@ -52,6 +52,7 @@ def test_one_number_gives_equal_reels_and_another_one_other_clips() -> None:
 
 
 def test_a_sample_is_of_kept_chunks_and_in_time_of_all() -> None:
+    torch.manual_seed(0)
     reel = build_reel(LONG, num_clips=2)
     x_BCTHW = reel.sample(60)
     assert (x_BCTHW.shape, x_BCTHW.dtype) == ((60, 3, 17, 16, 16), torch.float32)
@@ -59,6 +60,7 @@ def test_a_sample_is_of_kept_chunks_and_in_time_of_all() -> None:
 
 
 def test_a_sample_of_frames_is_of_frames_of_kept_chunks_and_in_time_of_all() -> None:
+    torch.manual_seed(0)
     reel = build_reel(LONG, num_clips=1)
     x_BCTHW = reel.sample_frames(1000)
     assert (x_BCTHW.shape, x_BCTHW.dtype) == ((1000, 3, 1, 16, 16), torch.float32)

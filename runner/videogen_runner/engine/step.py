@@ -22,7 +22,7 @@ def step_function(model: STDiT3, conditioning: Conditioning) -> Denoiser:
     """
     if model.device.type != "cuda":
         return _Prediction(model, conditioning)
-    if torch.cuda.get_device_capability(model.device) < FIRST_FUSED_CAPABILITY:
+    if not model.config.qk_norm or torch.cuda.get_device_capability(model.device) < FIRST_FUSED_CAPABILITY:
         return GraphedStep(_Prediction(model, conditioning))
     # Not at the top: only cards have Triton's compiler.
     from videogen_runner.engine.triton_kernels import TritonKernels
@@ -51,7 +51,7 @@ class _Graph:
 class GraphedStep:
     """A prediction that is captured at its second call: the first one chooses algorithms and fills caches.
 
-    Steps with and without given frames are different graphs; all inputs keep their shapes.
+    Steps with and without given frames are different graphs. Raises ValueError for inputs of other shapes than before.
     """
 
     def __init__(self, predict: Denoiser) -> None:
@@ -70,6 +70,8 @@ class GraphedStep:
             self._graphs[has_mask] = self._capture(inputs)
         captured = self._graphs[has_mask]
         for kept, given in zip(captured.inputs, inputs, strict=True):
+            if kept.shape != given.shape:
+                raise ValueError(f"captured for {tuple(kept.shape)}, not {tuple(given.shape)}; build another step")
             kept.copy_(given)
         captured.graph.replay()
         return captured.pred_BKTHW
@@ -78,6 +80,6 @@ class GraphedStep:
         kept = tuple(tensor.clone() for tensor in inputs)
         z_BCTHW, t_B, *rest = kept
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads copy and decode meanwhile
             pred_BKTHW = self._predict(z_BCTHW, t_B, rest[0] if rest else None)
         return _Graph(graph, kept, pred_BKTHW)

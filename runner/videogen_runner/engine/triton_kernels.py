@@ -117,7 +117,7 @@ def _fused(
     if not (x_BTSD.is_contiguous() and (y_BTSD is None or y_BTSD.is_contiguous())):
         raise ValueError("fused kernels take contiguous tokens; call contiguous() where they are made")
     for part_BTD in (gate_BTD, shift_BTD, scale_BTD):
-        if part_BTD is not None and part_BTD.stride() != some_BTD.stride():
+        if part_BTD is not None and (part_BTD.stride() != some_BTD.stride() or part_BTD.stride(-1) != 1):
             raise ValueError("gate, shift and scale must be slices of one table")
     _add_norm_modulate[(x_BTSD.shape[:-1].numel(),)](
         x_BTSD,
